@@ -1,0 +1,1 @@
+"""The documented experiments, one package each."""

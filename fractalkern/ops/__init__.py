@@ -1,0 +1,1 @@
+"""Public op functions, one file a kernel: docstring, validation, fake kernel."""

@@ -1,0 +1,1 @@
+"""Short pure-PyTorch implementations: the oracle of every test, bench and example."""

@@ -1,0 +1,1 @@
+"""Grids of runs: tiles, their store, progress."""

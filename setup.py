@@ -1,0 +1,147 @@
+"""Builds `fractalkern._C`. Metadata lives in pyproject.toml.
+
+FRACTALKERN_CUDA=auto|0|1   auto (default): the CUDA half where nvcc is found; 1: fail without it.
+FRACTALKERN_CUDA_ARCHS      comma-separated, default "80,90"; PTX of the newest is added.
+FRACTALKERN_SANITIZE=1      address and undefined-behaviour sanitizers.
+
+`.cu` files hold no torch header and are compiled by nvcc directly, so no CUDA torch is needed to
+build them and one build serves CPU and CUDA torch alike.
+"""
+
+import os
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pybind11
+import torch
+from setuptools import Extension, setup
+from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
+
+ROOT = Path(__file__).resolve().parent
+TORCH_TARGET = "2.11"
+WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+
+
+def project_version() -> str:
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        return tomllib.load(file)["project"]["version"]
+
+
+def find_nvcc() -> Path | None:
+    """The toolkit's own nvcc: the one on the PATH may be a wrapper script in another folder."""
+    wanted = os.environ.get("FRACTALKERN_CUDA", "auto")
+    if wanted not in {"auto", "0", "1"}:
+        raise SystemExit(f"FRACTALKERN_CUDA must be auto, 0 or 1, got {wanted!r}")
+    if wanted == "0":
+        return None
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        if wanted == "1":
+            raise SystemExit("FRACTALKERN_CUDA=1 but no nvcc is on the PATH; install the CUDA toolkit")
+        print("fractalkern: no nvcc on the PATH, building for the CPU only")
+        return None
+    dry_run = subprocess.run(
+        [nvcc, "--dryrun", "-c", "-x", "cu", os.devnull, "-o", os.devnull],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for line in dry_run.stderr.splitlines():
+        if line.startswith("#$ TOP="):
+            return Path(line.removeprefix("#$ TOP=").strip()).resolve() / "bin" / "nvcc"
+    return Path(nvcc).resolve()
+
+
+def compile_cuda(nvcc: Path, build_dir: Path) -> tuple[list[str], list[str]]:
+    """Object files of all .cu sources, and the names of the architectures in them."""
+    numbers = os.environ.get("FRACTALKERN_CUDA_ARCHS", "80,90").split(",")
+    architectures = [f"sm_{n}" for n in numbers] + [f"compute_{numbers[-1]}"]
+    gencode = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in numbers]
+    gencode.append(f"-gencode=arch=compute_{numbers[-1]},code=compute_{numbers[-1]}")
+    objects = []
+    for source in sorted(ROOT.glob("csrc/*/*.cu")):
+        target = build_dir / f"{source.stem}.cu.o"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(
+            [nvcc, "-O3", "-std=c++20", "-Werror", "all-warnings", *gencode]
+            + ["-Xcompiler", "-fPIC,-fvisibility=hidden", f"-I{ROOT / 'csrc'}"]
+            + [f'-DFRACTALKERN_CUDA_ARCHITECTURES="{",".join(architectures)}"']
+            + ["-c", source, "-o", target],
+            check=True,
+        )
+        objects.append(str(target))
+    return objects, architectures
+
+
+class Build(BuildExtension):
+    """torch's ninja build, preceded by nvcc where it is wanted and found."""
+
+    def build_extensions(self) -> None:
+        nvcc = find_nvcc()
+        if nvcc is not None:
+            extension = self.extensions[0]
+            objects, architectures = compile_cuda(nvcc, Path(self.build_temp).resolve() / "cuda")
+            extension.extra_objects += objects
+            extension.define_macros.append(
+                ("FRACTALKERN_CUDA_ARCHITECTURES", f'"{",".join(architectures)}"')
+            )
+            extension.library_dirs += [str(nvcc.parents[1] / "lib64"), str(nvcc.parents[1] / "lib")]
+            extension.libraries += ["cudart_static", "rt", "dl", "pthread"]
+        super().build_extensions()
+
+
+def compiler_name() -> str:
+    command = os.environ.get("CXX", "c++")
+    output = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    return output.stdout.splitlines()[0]
+
+
+def extension() -> Extension:
+    major, minor = (int(part) for part in TORCH_TARGET.split("."))
+    sanitize = (
+        ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g"]
+        if os.environ.get("FRACTALKERN_SANITIZE") == "1"
+        else []
+    )
+    system_includes = [*include_paths(), pybind11.get_include()]
+    return Extension(
+        "fractalkern._C",
+        sources=sorted(
+            str(path.relative_to(ROOT))
+            for path in ROOT.glob("csrc/**/*.cpp")
+            if "tests" not in path.parts
+        ),
+        depends=sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/**/*.h")),
+        include_dirs=[str(ROOT / "csrc")],
+        define_macros=[
+            ("TORCH_TARGET_VERSION", f"0x{major:02x}{minor:02x}000000000000"),
+            ("FRACTALKERN_TORCH_TARGET", f'"{TORCH_TARGET}"'),
+            ("FRACTALKERN_TORCH_VERSION", f'"{torch.__version__}"'),
+            ("FRACTALKERN_VERSION", f'"{project_version()}"'),
+            ("FRACTALKERN_COMPILER", f'"{compiler_name()}"'),
+        ],
+        extra_compile_args=[
+            *["-O3", "-std=c++20", "-fvisibility=hidden", *WARNINGS],
+            # Vectors wider than the baseline's registers never cross a function boundary here.
+            "-Wno-psabi",
+            # One rounding per multiply-add where the CPU has it; no trap or errno is ever read.
+            *["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"],
+            *[f"-isystem{path}" for path in system_includes],
+            *sanitize,
+        ],
+        # Weak symbols of torch's header-only classes must not leave the library: a second torch
+        # version in the process would otherwise bind to them.
+        extra_link_args=[
+            f"-Wl,--version-script={ROOT / 'csrc' / 'exports.map'}",
+            "-Wl,--as-needed",
+            *sanitize,
+        ],
+        library_dirs=library_paths(),
+        libraries=["torch_cpu"],
+        language="c++",
+    )
+
+
+setup(ext_modules=[extension()], cmdclass={"build_ext": Build})
