@@ -123,7 +123,7 @@ def extension() -> Extension:
             ("FRACTALKERN_COMPILER", f'"{compiler_name()}"'),
         ],
         extra_compile_args=[
-            *["-O3", "-std=c++20", "-fvisibility=hidden", *WARNINGS],
+            *["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", *WARNINGS],
             # Vectors wider than the baseline's registers never cross a function boundary here.
             "-Wno-psabi",
             # One rounding per multiply-add where the CPU has it; no trap or errno is ever read.
