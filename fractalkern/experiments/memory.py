@@ -4,13 +4,18 @@ from pathlib import Path
 
 
 def available_bytes() -> int:
-    """What the machine has free now, or the container allows, whichever is less."""
-    limits = [_meminfo_available()]
-    limit = _read_number(Path("/sys/fs/cgroup/memory.max"))
-    used = _read_number(Path("/sys/fs/cgroup/memory.current"))
-    if limit is not None and used is not None:
-        limits.append(max(limit - used, 0))
-    return min(limits)
+    """What the machine can give without swapping, or the container's limit if that is less.
+
+    The page cache counts as available: it is given back on demand.
+    """
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    fields = dict(line.split(":") for line in lines)
+    available = int(fields["MemAvailable"].split()[0]) * 1024
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return available
+    return min(available, int(limit)) if limit.isdigit() else available
 
 
 def human_bytes(count: int) -> str:
@@ -21,19 +26,3 @@ def human_bytes(count: int) -> str:
             return f"{value:.3g} {unit}"
         value /= 1024
     return f"{value:,.0f} PiB"
-
-
-def _meminfo_available() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/meminfo has no MemAvailable")
-
-
-def _read_number(path: Path) -> int | None:
-    """None where there is no such limit: no file, or the word `max`."""
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None

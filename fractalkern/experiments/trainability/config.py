@@ -18,7 +18,8 @@ Condition = Literal[
     "init-offset-published",
 ]
 
-MINIMUM_RESOLUTION = 16
+# The boundary image has one cell less, and a fit needs box sizes 1, 2 and 4 of at most a quarter.
+MINIMUM_RESOLUTION = 17
 # Beyond these powers of ten a rate is not a normal number of its type.
 _EXPONENT_LIMIT = {"float64": 300.0, "float32": 37.0}
 # Result arrays, their serialised copy, and the ranks and colours of the picture.

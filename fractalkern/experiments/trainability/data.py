@@ -8,11 +8,10 @@ from torch import Tensor
 from fractalkern import random
 from fractalkern.experiments.trainability.config import TrainabilityConfig
 
-# One stream of random numbers for each array; the control lines have theirs in report.py.
+# One stream of random numbers for each array; the control lines take 5.
 _W0, _W1, _X, _Y, _ROWS = range(5)
-CONTROL_STREAM = 5
 
-ACTIVATIONS = {"linear": "identity", "relu": "relu"}
+_ACTIVATIONS = {"linear": "identity", "relu": "relu"}
 
 
 @dataclass(frozen=True)
@@ -43,4 +42,4 @@ def shared(config: TrainabilityConfig) -> Shared:
 
 def activation(config: TrainabilityConfig) -> str:
     """The activation of a condition, by the name that `train_sweep` knows."""
-    return ACTIVATIONS.get(config.condition, "tanh")
+    return _ACTIVATIONS.get(config.condition, "tanh")
