@@ -39,7 +39,9 @@ def find_nvcc() -> Path | None:
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         if wanted == "1":
-            raise SystemExit("FRACTALKERN_CUDA=1 but no nvcc is on the PATH; install the CUDA toolkit")
+            raise SystemExit(
+                "FRACTALKERN_CUDA=1 but no nvcc is on the PATH; install the CUDA toolkit"
+            )
         print("fractalkern: no nvcc on the PATH, building for the CPU only")
         return None
     dry_run = subprocess.run(
