@@ -18,7 +18,7 @@ from fractalkern.experiments.trainability.findings import CONTROL_LINES, Finding
 
 _PALEST = 0.25
 _BLUE, _GREY = "#3b5ba5", "#8a8a8a"
-_STYLE = {"font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans", "axes.linewidth": 0.8}
+_STYLE: Any = {"font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans", "axes.linewidth": 0.8}
 
 
 def restretch(value: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -200,7 +200,13 @@ def _colour_bar(axes: Axes) -> None:
     ramp = np.linspace(_PALEST, 1.0, 256)
     colours = np.concatenate((ramp, -ramp[::-1]))[:, None]
     axes.imshow(
-        colours, cmap="Spectral", vmin=-1, vmax=1, origin="lower", aspect="auto", extent=(0, 1, 0, 2)
+        colours,
+        cmap="Spectral",
+        vmin=-1,
+        vmax=1,
+        origin="lower",
+        aspect="auto",
+        extent=(0, 1, 0, 2),
     )
     axes.axhline(1, color="white", linewidth=3)
     axes.set_xticks([])

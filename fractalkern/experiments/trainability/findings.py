@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fractalkern.dimension import DimensionResult, boundary, estimate_dimension
+from fractalkern.dimension import DimensionResult, estimate_dimension
+from fractalkern.edges import boundary
 from fractalkern.errors import DegenerateBoundaryError
 from fractalkern.random import uniform
 

@@ -98,9 +98,7 @@ def _trainer(config: TrainabilityConfig) -> Callable[[Tile], Arrays]:
             offset_every_step=config.condition == "init-offset-published",
             protocol=config.protocol,
         )
-        return {
-            name: getattr(result, name).reshape(-1, len(axis0)).numpy() for name in _RESULTS
-        }
+        return {name: getattr(result, name).reshape(-1, len(axis0)).numpy() for name in _RESULTS}
 
     return compute
 
