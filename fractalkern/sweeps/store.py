@@ -111,8 +111,8 @@ class Store:
         stored_kind, stored = self._database.execute("SELECT kind, settings FROM run").fetchone()
         if stored_kind != kind:
             raise InputError(
-                f"out must be a folder of its own, but {self.folder} holds a {stored_kind} run, "
-                f"not a {kind} one; choose another folder"
+                f"out must be a folder of its own, but {self.folder} holds a run of "
+                f"{stored_kind}, not of {kind}; choose another folder"
             )
         if changes := _differences(json.loads(stored), settings):
             raise InputError(
