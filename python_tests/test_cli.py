@@ -10,7 +10,7 @@ import pytest
 from fractalkern import BackendError, cli
 from fractalkern.cli import VERBS, main
 
-TINY = "trainability --width 4 --steps 20 --resolution 20".split()
+TINY = ["trainability", "--width", "4", "--steps", "20", "--resolution", "20"]
 
 
 def refused(capsys, arguments):
@@ -104,7 +104,19 @@ def printed_config(capsys, *options):
 
 
 def test_printed_config_round_trips(capsys, tmp_path):
-    options = "--condition tanh-minibatch --window -5.5 1e-3 0 2 --dtype float32 --seed 7".split()
+    options = [
+        "--condition",
+        "tanh-minibatch",
+        "--window",
+        "-5.5",
+        "1e-3",
+        "0",
+        "2",
+        "--dtype",
+        "float32",
+        "--seed",
+        "7",
+    ]
     text = printed_config(capsys, *options)
     path = tmp_path / "config.toml"
     path.write_text(text)
@@ -141,7 +153,7 @@ def test_doctor_names_every_part(capsys):
 
 def test_interrupt_keeps_tiles_says_how_to_go_on_and_exits_130(tmp_path, capsys, monkeypatch):
     out = tmp_path / "a run"
-    options = "--width 8 --steps 200 --resolution 64 --tile-rows 1".split()
+    options = ["--width", "8", "--steps", "300", "--resolution", "40", "--tile-rows", "1"]
     command = [sys.executable, "-m", "fractalkern", "trainability", *options, "--out", str(out)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
@@ -160,7 +172,7 @@ def test_interrupt_keeps_tiles_says_how_to_go_on_and_exits_130(tmp_path, capsys,
     arguments = shlex.split(resume.split("To go on: ")[1])
     assert arguments[0] == "fractalkern"
     kept = int(resume.split("Interrupted: ")[1].split()[0])
-    assert 3 <= kept < 64
+    assert 3 <= kept < 40
     monkeypatch.setattr("fractalkern.experiments.trainability.run._report", lambda *_: "done")
     assert main(arguments[1:]) == 0
-    assert f"trainability tanh: {kept * 64:,} of 4,096 cells" in capsys.readouterr().err
+    assert f"trainability tanh: {kept * 40:,} of 1,600 cells" in capsys.readouterr().err
