@@ -130,7 +130,9 @@ def box_count(
     if resolve(backend) == "reference":
         flat = reference_box_count(cells, *arguments)
     else:
-        flat = torch.ops.fractalkern.box_count(_as_bool(cells).contiguous(), *arguments)
+        # The kernel reads bytes: any nonzero one is in the set.
+        flags = cells if cells.element_size() == 1 else cells != 0
+        flat = torch.ops.fractalkern.box_count(flags.contiguous(), *arguments)
     per_grid = flat.reshape(*batch, sum(grids))
 
     if origins == 1:  # one grid a size
@@ -160,12 +162,6 @@ def _box_count_fake(  # noqa: PLR0917
 
 def _grids_per_size(sizes: Sequence[int], offsets: int, spatial_dims: int) -> list[int]:
     return [(min(offsets, size) if offsets else size) ** spatial_dims for size in sizes]
-
-
-def _as_bool(cells: Tensor) -> Tensor:
-    if cells.dtype in (torch.uint8, torch.int8):
-        return cells.view(torch.bool)  # no copy: the kernel takes any nonzero byte as set
-    return cells if cells.dtype == torch.bool else cells != 0
 
 
 def _powers_of_two(side: int) -> list[int]:
