@@ -147,7 +147,7 @@ def test_kernel_files_include_no_torch_header(name):
 
 
 def test_every_op_is_registered_and_tested_by_opcheck():
-    """A kernel is complete only with a fake kernel, its reference, an opcheck and a compile test."""
+    """A kernel is complete with its reference, a fake kernel, an opcheck and a compile test."""
     for path in (ROOT / "csrc").glob("*/*_op.cpp"):
         stem = path.name.removesuffix("_op.cpp")
         assert (ROOT / "fractalkern" / "reference" / f"{stem}.py").exists(), stem
