@@ -6,6 +6,7 @@ from fractalkern.dimension import BoxDimension, DimensionResult, box_dimension, 
 from fractalkern.edges import boundary
 from fractalkern.errors import BackendError, DegenerateBoundaryError, InputError, InputTypeError
 from fractalkern.ops.box_count import BoxCounts, box_count
+from fractalkern.ops.train_sweep import SweepResult, train_sweep
 
 __version__: str = build_info()["version"]
 
@@ -17,6 +18,7 @@ __all__ = [
     "DimensionResult",
     "InputError",
     "InputTypeError",
+    "SweepResult",
     "__version__",
     "boundary",
     "box_count",
@@ -24,5 +26,6 @@ __all__ = [
     "build_info",
     "estimate_dimension",
     "set_instruction_set",
+    "train_sweep",
     "use_backend",
 ]
