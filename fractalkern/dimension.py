@@ -90,13 +90,15 @@ def box_dimension(
     sizes, numbers = sizes[chosen], numbers[..., chosen]
     if len(sizes) < _MIN_SIZES:
         raise InputError(
-            f"box_dimension: fit must hold at least {_MIN_SIZES} box sizes, got {len(sizes)} in the range "
+            f"box_dimension: fit must hold at least {_MIN_SIZES} box sizes, got {len(sizes)} "
+            "in the range "
             f"({low:g}, {high:g}): count more sizes, widen the range or use a larger array"
         )
     if (numbers == 0).any():
         empty = sizes[(numbers == 0).flatten(0, -2).any(0) if numbers.ndim > 1 else numbers == 0]
         raise DegenerateBoundaryError(
-            f"box_dimension: counts must be positive at every size of the fit, got 0 boxes at size {empty[0]:g}"
+            "box_dimension: counts must be positive at every size of the fit, got 0 boxes at "
+            f"size {empty[0]:g}"
         )
     x, y = sizes.log(), numbers.log()
     dimension, stderr, r2 = _least_squares(x, y)
@@ -183,12 +185,14 @@ def estimate_dimension(values_or_mask: Any, estimator: Estimator = "sign-edges")
     """
     if estimator not in get_args(Estimator):
         raise InputError(
-            f"estimate_dimension: estimator must be one of {', '.join(get_args(Estimator))}, got {estimator!r}"
+            f"estimate_dimension: estimator must be one of {', '.join(get_args(Estimator))}, "
+            f"got {estimator!r}"
         )
     values = checked_values("estimate_dimension", values_or_mask)
     if values.ndim == 0 or min(values.shape) < 2:
         raise InputError(
-            "estimate_dimension: values_or_mask must have at least 2 cells along each axis, got shape "
+            "estimate_dimension: values_or_mask must have at least 2 cells along each axis, "
+            "got shape "
             f"{tuple(values.shape)}"
         )
     return _ESTIMATORS[estimator](values)
@@ -216,7 +220,8 @@ def _sohl_dickstein(values: Tensor) -> DimensionResult:
     side = min(edges.shape)
     if side < 10:
         raise InputError(
-            "estimate_dimension: values_or_mask must have at least 11 cells along each axis for estimator "
+            "estimate_dimension: values_or_mask must have at least 11 cells along each axis "
+            "for estimator "
             f"'sohl-dickstein', got {side + 1}"
         )
     sizes = np.unique(np.logspace(1, np.log10(side), 10).astype(np.int64)).tolist()
@@ -231,12 +236,14 @@ def _sohl_dickstein(values: Tensor) -> DimensionResult:
 def _asisr(values: Tensor) -> DimensionResult:
     if values.dtype not in FLOAT_DTYPES or values.ndim != 2:
         raise InputError(
-            "estimate_dimension: values_or_mask must be a [H, W] grid of float probabilities for estimator 'asisr', "
+            "estimate_dimension: values_or_mask must be a [H, W] grid of float probabilities "
+            "for estimator 'asisr', "
             f"got {values.dtype} of shape {tuple(values.shape)}"
         )
     if values.min() < 0 or values.max() > 1:
         raise InputError(
-            "estimate_dimension: values_or_mask must lie in [0, 1] for estimator 'asisr', got values from "
+            "estimate_dimension: values_or_mask must lie in [0, 1] for estimator 'asisr', "
+            "got values from "
             f"{values.min():g} to {values.max():g}"
         )
     edges = _checked_boundary(steep_cells(values, percentile=99))
@@ -298,7 +305,8 @@ def _checked_boundary(edges: Tensor) -> Tensor:
     cells, least = int(edges.sum()), math.ceil(min(edges.shape) / 4)
     if cells < least:
         raise DegenerateBoundaryError(
-            f"estimate_dimension: values_or_mask must have at least {least} boundary cells (a quarter of the side) "
+            f"estimate_dimension: values_or_mask must have at least {least} boundary cells (a "
+            "quarter of the side) "
             f"for a fit, got {cells}"
         )
     return edges
@@ -327,7 +335,8 @@ def _sizes_and_counts(
         default_fit = (0.0, math.inf)
     else:
         raise InputTypeError(
-            f"box_dimension: counts must be BoxCounts or a tuple (sizes, counts), got {type(counts).__name__}"
+            "box_dimension: counts must be BoxCounts or a tuple (sizes, counts), got "
+            f"{type(counts).__name__}"
         )
     if not ((sizes > 0) & sizes.isfinite()).all():
         raise InputError(

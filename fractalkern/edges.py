@@ -40,7 +40,8 @@ def boundary(values_or_mask: Any, *, spatial_dims: int | None = None) -> Tensor:
         raise InputError(f"boundary: spatial_dims must be from 1 to {values.ndim}, got {dims!r}")
     if min(values.shape[values.ndim - dims :]) < 2:
         raise InputError(
-            f"boundary: values_or_mask must have at least 2 cells along each spatial axis, got shape "
+            "boundary: values_or_mask must have at least 2 cells along each spatial axis, "
+            "got shape "
             f"{tuple(values.shape)}"
         )
     high, low = both_sides(values)

@@ -178,7 +178,8 @@ def _checked_spatial_dims(mask: Tensor, spatial_dims: int | None) -> int:
         )
     if not 1 <= dims <= min(MAX_SPATIAL_DIMS, mask.ndim):
         raise InputError(
-            f"{OP}: spatial_dims must be from 1 to {min(MAX_SPATIAL_DIMS, mask.ndim)} for a mask of "
+            f"{OP}: spatial_dims must be from 1 to {min(MAX_SPATIAL_DIMS, mask.ndim)} for a "
+            "mask of "
             f"{mask.ndim} axes, got {dims}"
         )
     return dims
@@ -194,7 +195,8 @@ def _checked_sizes(sizes: Any, side: int) -> list[int]:
     for size in checked:
         if not 1 <= size <= side:
             raise InputError(
-                f"{OP}: sizes must be from 1 to the mask's smallest spatial side ({side}), got {size}"
+                f"{OP}: sizes must be from 1 to the mask's smallest spatial side ({side}), "
+                f"got {size}"
             )
     return checked
 
