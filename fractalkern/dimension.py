@@ -2,24 +2,24 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fractalkern._arrays import FLOAT_DTYPES, ArrayLike, as_tensor
 from fractalkern.edges import (
     MASK_DTYPES,
     both_sides,
     boundary,
-    check_values,
+    checked_values,
     dilation_xor_erosion,
     steep_cells,
 )
 from fractalkern.errors import DegenerateBoundaryError, InputError, InputTypeError
+from fractalkern.ops._inputs import FLOAT_DTYPES, as_tensor
 from fractalkern.ops.box_count import BoxCounts, box_count
 
 Estimator = Literal["sign-edges", "fllm", "fllm-viz", "sohl-dickstein", "asisr"]
@@ -60,7 +60,7 @@ class BoxDimension:
 
 
 def box_dimension(
-    counts: BoxCounts | tuple[ArrayLike | Sequence[float], ArrayLike | Sequence[float]],
+    counts: BoxCounts | tuple[Any, Any],
     fit: tuple[float, float] | None = None,
 ) -> BoxDimension:
     """Box-counting dimension: D in n(s) ~ s^-D, by ordinary least squares of log n on log s.
@@ -90,13 +90,15 @@ def box_dimension(
     sizes, numbers = sizes[chosen], numbers[..., chosen]
     if len(sizes) < _MIN_SIZES:
         raise InputError(
-            f"fit must hold at least {_MIN_SIZES} box sizes, got {len(sizes)} in the range "
+            f"box_dimension: fit must hold at least {_MIN_SIZES} box sizes, got {len(sizes)} "
+            "in the range "
             f"({low:g}, {high:g}): count more sizes, widen the range or use a larger array"
         )
     if (numbers == 0).any():
         empty = sizes[(numbers == 0).flatten(0, -2).any(0) if numbers.ndim > 1 else numbers == 0]
         raise DegenerateBoundaryError(
-            f"counts must be positive at every size of the fit, got 0 boxes at size {empty[0]:g}"
+            "box_dimension: counts must be positive at every size of the fit, got 0 boxes at "
+            f"size {empty[0]:g}"
         )
     x, y = sizes.log(), numbers.log()
     dimension, stderr, r2 = _least_squares(x, y)
@@ -146,9 +148,7 @@ class DimensionResult:
         return json.dumps(asdict(self), allow_nan=False)
 
 
-def estimate_dimension(
-    values_or_mask: ArrayLike, estimator: Estimator = "sign-edges"
-) -> DimensionResult:
+def estimate_dimension(values_or_mask: Any, estimator: Estimator = "sign-edges") -> DimensionResult:
     """Finds the boundary in a field or a mask and its box-counting dimension.
 
     Args:
@@ -185,13 +185,14 @@ def estimate_dimension(
     """
     if estimator not in get_args(Estimator):
         raise InputError(
-            f"estimator must be one of {', '.join(get_args(Estimator))}, got {estimator!r}"
+            f"estimate_dimension: estimator must be one of {', '.join(get_args(Estimator))}, "
+            f"got {estimator!r}"
         )
-    values = as_tensor(values_or_mask, "values_or_mask")
-    check_values(values)
+    values = checked_values("estimate_dimension", values_or_mask)
     if values.ndim == 0 or min(values.shape) < 2:
         raise InputError(
-            f"values_or_mask must have at least 2 cells along each axis, got shape "
+            "estimate_dimension: values_or_mask must have at least 2 cells along each axis, "
+            "got shape "
             f"{tuple(values.shape)}"
         )
     return _ESTIMATORS[estimator](values)
@@ -219,7 +220,8 @@ def _sohl_dickstein(values: Tensor) -> DimensionResult:
     side = min(edges.shape)
     if side < 10:
         raise InputError(
-            f"values_or_mask must have at least 11 cells along each axis for estimator "
+            "estimate_dimension: values_or_mask must have at least 11 cells along each axis "
+            "for estimator "
             f"'sohl-dickstein', got {side + 1}"
         )
     sizes = np.unique(np.logspace(1, np.log10(side), 10).astype(np.int64)).tolist()
@@ -234,12 +236,14 @@ def _sohl_dickstein(values: Tensor) -> DimensionResult:
 def _asisr(values: Tensor) -> DimensionResult:
     if values.dtype not in FLOAT_DTYPES or values.ndim != 2:
         raise InputError(
-            f"values_or_mask must be a [H, W] grid of float probabilities for estimator 'asisr', "
+            "estimate_dimension: values_or_mask must be a [H, W] grid of float probabilities "
+            "for estimator 'asisr', "
             f"got {values.dtype} of shape {tuple(values.shape)}"
         )
     if values.min() < 0 or values.max() > 1:
         raise InputError(
-            f"values_or_mask must lie in [0, 1] for estimator 'asisr', got values from "
+            "estimate_dimension: values_or_mask must lie in [0, 1] for estimator 'asisr', "
+            "got values from "
             f"{values.min():g} to {values.max():g}"
         )
     edges = _checked_boundary(steep_cells(values, percentile=99))
@@ -291,7 +295,9 @@ def _two_sided(values: Tensor, edges: Tensor) -> Tensor:
         kind = "values, got a mask that is all 0 or all 1"
         if values.dtype not in MASK_DTYPES:
             kind = "signs, got values of one sign (pass a mask as bool)"
-        raise DegenerateBoundaryError(f"values_or_mask must hold both {kind}: it has no boundary")
+        raise DegenerateBoundaryError(
+            f"estimate_dimension: values_or_mask must hold both {kind}: it has no boundary"
+        )
     return edges
 
 
@@ -299,14 +305,15 @@ def _checked_boundary(edges: Tensor) -> Tensor:
     cells, least = int(edges.sum()), math.ceil(min(edges.shape) / 4)
     if cells < least:
         raise DegenerateBoundaryError(
-            f"values_or_mask must have at least {least} boundary cells (a quarter of the side) "
+            f"estimate_dimension: values_or_mask must have at least {least} boundary cells (a "
+            "quarter of the side) "
             f"for a fit, got {cells}"
         )
     return edges
 
 
 def _sizes_and_counts(
-    counts: BoxCounts | tuple[ArrayLike | Sequence[float], ArrayLike | Sequence[float]],
+    counts: BoxCounts | tuple[Any, Any],
 ) -> tuple[Tensor, Tensor, tuple[float, float]]:
     """Sizes ascending and counts, float64, and the range that is fitted by default."""
     if isinstance(counts, BoxCounts):
@@ -317,30 +324,35 @@ def _sizes_and_counts(
             numbers = _float64(counts[1])
             sizes = _float64(counts[0]).to(numbers.device)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise InputTypeError(f"counts must be a pair of arrays of numbers: {error}") from None
+            raise InputTypeError(
+                f"box_dimension: counts must be a pair of arrays of numbers: {error}"
+            ) from None
         if sizes.ndim != 1 or numbers.ndim == 0 or numbers.shape[-1] != len(sizes):
             raise InputError(
-                f"counts must be sizes [S] and counts [*batch, S], got shapes "
+                "box_dimension: counts must be sizes [S] and counts [*batch, S], got shapes "
                 f"{tuple(sizes.shape)} and {tuple(numbers.shape)}"
             )
         default_fit = (0.0, math.inf)
     else:
         raise InputTypeError(
-            f"counts must be BoxCounts or a tuple (sizes, counts), got {type(counts).__name__}"
+            "box_dimension: counts must be BoxCounts or a tuple (sizes, counts), got "
+            f"{type(counts).__name__}"
         )
     if not ((sizes > 0) & sizes.isfinite()).all():
-        raise InputError(f"counts must have positive, finite sizes, got {sizes.tolist()}")
+        raise InputError(
+            f"box_dimension: counts must have positive, finite sizes, got {sizes.tolist()}"
+        )
     if len(set(sizes.tolist())) != len(sizes):
-        raise InputError(f"counts must have each size once, got {sizes.tolist()}")
+        raise InputError(f"box_dimension: counts must have each size once, got {sizes.tolist()}")
     if not ((numbers >= 0) & numbers.isfinite()).all():
-        raise InputError("counts must be finite and not negative")
+        raise InputError("box_dimension: counts must be finite and not negative")
     order = sizes.argsort()
     return sizes[order], numbers[..., order], default_fit
 
 
-def _float64(array: ArrayLike | Sequence[float]) -> Tensor:
+def _float64(array: Any) -> Tensor:
     if isinstance(array, np.ndarray):
-        array = as_tensor(array, "counts")
+        array = as_tensor("box_dimension", "counts", array)
     return torch.as_tensor(array, dtype=torch.float64)
 
 
@@ -348,9 +360,13 @@ def _checked_fit(fit: tuple[float, float]) -> tuple[float, float]:
     try:
         low, high = (float(bound) for bound in fit)
     except (TypeError, ValueError):
-        raise InputTypeError(f"fit must be two numbers (least, largest), got {fit!r}") from None
+        raise InputTypeError(
+            f"box_dimension: fit must be two numbers (least, largest), got {fit!r}"
+        ) from None
     if not low <= high:
-        raise InputError(f"fit must be (least, largest) with least <= largest, got {fit!r}")
+        raise InputError(
+            f"box_dimension: fit must be (least, largest) with least <= largest, got {fit!r}"
+        )
     return low, high
 
 

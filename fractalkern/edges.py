@@ -1,16 +1,18 @@
 """From a field or a mask to its boundary cells: ours, and those of the published estimators."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from fractalkern._arrays import FLOAT_DTYPES, INTEGER_DTYPES, ArrayLike, as_tensor
 from fractalkern.errors import InputError, InputTypeError
+from fractalkern.ops._inputs import FLOAT_DTYPES, INTEGER_DTYPES, UNSIGNED_DTYPES, as_tensor
 
-MASK_DTYPES = (torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
+MASK_DTYPES = (torch.bool, *UNSIGNED_DTYPES)
 
 
-def boundary(values_or_mask: ArrayLike, *, spatial_dims: int | None = None) -> Tensor:
+def boundary(values_or_mask: Any, *, spatial_dims: int | None = None) -> Tensor:
     """Marks each 2 x 2 cell (2^N in N dimensions) that holds both signs, or both mask values.
 
     edge[i, j] = max(v) * min(v) < 0 over v = values[i : i + 2, j : j + 2]. A value of exactly 0
@@ -32,14 +34,14 @@ def boundary(values_or_mask: ArrayLike, *, spatial_dims: int | None = None) -> T
     >>> fk.boundary(torch.tensor([[1.0, 2.0, -1.0], [1.0, 3.0, 2.0]])).tolist()
     [[False, True]]
     """
-    values = as_tensor(values_or_mask, "values_or_mask")
-    check_values(values)
+    values = checked_values("boundary", values_or_mask)
     dims = values.ndim if spatial_dims is None else spatial_dims
     if not isinstance(dims, int) or not 1 <= dims <= values.ndim:
-        raise InputError(f"spatial_dims must be from 1 to {values.ndim}, got {dims!r}")
+        raise InputError(f"boundary: spatial_dims must be from 1 to {values.ndim}, got {dims!r}")
     if min(values.shape[values.ndim - dims :]) < 2:
         raise InputError(
-            f"values_or_mask must have at least 2 cells along each spatial axis, got shape "
+            "boundary: values_or_mask must have at least 2 cells along each spatial axis, "
+            "got shape "
             f"{tuple(values.shape)}"
         )
     high, low = both_sides(values)
@@ -48,15 +50,21 @@ def boundary(values_or_mask: ArrayLike, *, spatial_dims: int | None = None) -> T
     return high & low
 
 
-def check_values(values: Tensor) -> None:
-    """Raises unless `values` are real, and finite if they are floats."""
-    if values.dtype != torch.bool and values.dtype not in INTEGER_DTYPES + FLOAT_DTYPES:
-        raise InputTypeError(f"values_or_mask must be real numbers or bool, got {values.dtype}")
-    if values.is_floating_point() and not values.isfinite().all():
-        bad = values.numel() - int(values.isfinite().sum())
-        raise InputError(
-            f"values_or_mask must be finite, got {bad} values that are not of {values.numel()}"
+def checked_values(op: str, values_or_mask: Any) -> Tensor:
+    """The argument as a tensor of real numbers or bool, finite."""
+    values = as_tensor(op, "values_or_mask", values_or_mask)
+    if values.dtype not in (torch.bool, *INTEGER_DTYPES, *FLOAT_DTYPES):
+        raise InputTypeError(
+            f"{op}: values_or_mask must be real numbers or bool, got {values.dtype}"
         )
+    if values.is_floating_point():
+        bad = values.numel() - int(values.isfinite().sum())
+        if bad:
+            raise InputError(
+                f"{op}: values_or_mask must be finite, got {bad} NaN or infinite values of "
+                f"{values.numel()}"
+            )
+    return values
 
 
 def both_sides(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,25 +2,22 @@
 
 import math
 import operator
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fractalkern import _native  # noqa: F401  # registers the op that the fake kernel belongs to
-from fractalkern._arrays import INTEGER_DTYPES, ArrayLike, as_tensor
 from fractalkern.backends import resolve
 from fractalkern.errors import InputError, InputTypeError
+from fractalkern.ops._inputs import INTEGER_DTYPES, as_tensor, require_choice, require_memory
 from fractalkern.reference.box_count import box_count as reference_box_count
 
+OP = "box_count"
 MAX_SPATIAL_DIMS = 5
-
-# Read once: torch.compile cannot trace a system call.
-_MEMORY_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +51,8 @@ class BoxCounts:
 
 
 def box_count(
-    mask: ArrayLike,
-    sizes: Sequence[int] | ArrayLike | None = None,
+    mask: Any,
+    sizes: Any = None,
     *,
     spatial_dims: int | None = None,
     rule: Literal["any", "mixed"] = "any",
@@ -103,34 +100,33 @@ def box_count(
     >>> fk.box_count(diagonal, offsets=2).counts.tolist()
     [8, 4, 2, 1]
     """
-    cells = as_tensor(mask, "mask")
+    cells = as_tensor(OP, "mask", mask)
     if cells.dtype != torch.bool and cells.dtype not in INTEGER_DTYPES:
-        raise InputTypeError(f"mask must be bool or integer, got {cells.dtype}")
+        raise InputTypeError(f"{OP}: mask must be bool or integer, got {cells.dtype}")
     dims = _checked_spatial_dims(cells, spatial_dims)
     batch, spatial = cells.shape[: cells.ndim - dims], cells.shape[cells.ndim - dims :]
     side = min(spatial)
     if side == 0:
-        raise InputError(f"mask must have no spatial side of 0, got shape {tuple(cells.shape)}")
+        raise InputError(
+            f"{OP}: mask must have no spatial side of 0, got shape {tuple(cells.shape)}"
+        )
     box_sizes = _powers_of_two(side) if sizes is None else _checked_sizes(sizes, side)
-    if rule not in ("any", "mixed"):
-        raise InputError(f"rule must be 'any' or 'mixed', got {rule!r}")
-    if border not in ("keep", "crop"):
-        raise InputError(f"border must be 'keep' or 'crop', got {border!r}")
+    require_choice(OP, "rule", rule, ("any", "mixed"))
+    require_choice(OP, "border", border, ("keep", "crop"))
     origins = min(_checked_offsets(offsets), max(box_sizes))  # more origins are all duplicates
 
     grids = _grids_per_size(box_sizes, origins, dims)
-    needed = 8 * math.prod(batch) * sum(grids)
-    if needed > _MEMORY_BYTES:
-        raise InputError(
-            f"offsets={offsets!r} gives {sum(grids)} grids, whose counts need {needed / 2**30:.1f} "
-            f"GiB; this machine has {_MEMORY_BYTES / 2**30:.1f} GiB: ask for fewer offsets or sizes"
-        )
+    if not torch.compiler.is_compiling():  # which cannot trace a system call
+        what = f"offsets={offsets!r}, {sum(grids)} grids a mask,"
+        require_memory(OP, what, 8 * math.prod(batch) * sum(grids))
 
     arguments = (dims, box_sizes, origins, rule == "mixed", border == "crop")
     if resolve(backend) == "reference":
         flat = reference_box_count(cells, *arguments)
     else:
-        flat = torch.ops.fractalkern.box_count(_as_bool(cells).contiguous(), *arguments)
+        # The kernel reads bytes: any nonzero one is in the set.
+        flags = cells if cells.element_size() == 1 else cells != 0
+        flat = torch.ops.fractalkern.box_count(flags.contiguous(), *arguments)
     per_grid = flat.reshape(*batch, sum(grids))
 
     if origins == 1:  # one grid a size
@@ -162,12 +158,6 @@ def _grids_per_size(sizes: Sequence[int], offsets: int, spatial_dims: int) -> li
     return [(min(offsets, size) if offsets else size) ** spatial_dims for size in sizes]
 
 
-def _as_bool(cells: Tensor) -> Tensor:
-    if cells.dtype in (torch.uint8, torch.int8):
-        return cells.view(torch.bool)  # no copy: the kernel takes any nonzero byte as set
-    return cells if cells.dtype == torch.bool else cells != 0
-
-
 def _powers_of_two(side: int) -> list[int]:
     sizes = [1]
     while 2 * sizes[-1] <= side:
@@ -178,49 +168,51 @@ def _powers_of_two(side: int) -> list[int]:
 def _checked_spatial_dims(mask: Tensor, spatial_dims: int | None) -> int:
     dims = mask.ndim if spatial_dims is None else spatial_dims
     if not isinstance(dims, int) or isinstance(dims, bool):
-        raise InputTypeError(f"spatial_dims must be an integer, got {type(dims).__name__}")
+        raise InputTypeError(f"{OP}: spatial_dims must be an integer, got {type(dims).__name__}")
     if mask.ndim == 0:
-        raise InputError("mask must have at least one spatial axis, got a 0-d array")
+        raise InputError(f"{OP}: mask must have at least one spatial axis, got a 0-d array")
     if spatial_dims is None and dims > MAX_SPATIAL_DIMS:
         raise InputError(
-            f"mask must have at most {MAX_SPATIAL_DIMS} spatial dimensions, got {dims}: pass "
+            f"{OP}: mask must have at most {MAX_SPATIAL_DIMS} spatial dimensions, got {dims}: pass "
             "spatial_dims if some of them are batch"
         )
     if not 1 <= dims <= min(MAX_SPATIAL_DIMS, mask.ndim):
         raise InputError(
-            f"spatial_dims must be from 1 to {min(MAX_SPATIAL_DIMS, mask.ndim)} for a mask of "
+            f"{OP}: spatial_dims must be from 1 to {min(MAX_SPATIAL_DIMS, mask.ndim)} for a "
+            "mask of "
             f"{mask.ndim} axes, got {dims}"
         )
     return dims
 
 
-def _checked_sizes(sizes: Sequence[int] | ArrayLike, side: int) -> list[int]:
+def _checked_sizes(sizes: Any, side: int) -> list[int]:
     items = sizes.tolist() if isinstance(sizes, Tensor | np.ndarray) else sizes
     if isinstance(items, str) or not hasattr(items, "__iter__"):
-        raise InputTypeError(f"sizes must be a sequence of integers, got {items!r}")
+        raise InputTypeError(f"{OP}: sizes must be a sequence of integers, got {items!r}")
     checked = [_checked_integer(size, "sizes must hold integers") for size in items]
     if not checked:
-        raise InputError("sizes must hold at least one box size, got none")
+        raise InputError(f"{OP}: sizes must hold at least one box size, got none")
     for size in checked:
         if not 1 <= size <= side:
             raise InputError(
-                f"sizes must be from 1 to the mask's smallest spatial side ({side}), got {size}"
+                f"{OP}: sizes must be from 1 to the mask's smallest spatial side ({side}), "
+                f"got {size}"
             )
     return checked
 
 
-def _checked_offsets(offsets: int | str) -> int:
+def _checked_offsets(offsets: Any) -> int:
     if isinstance(offsets, str):
         if offsets != "all":
-            raise InputError(f"offsets must be a positive integer or 'all', got {offsets!r}")
+            raise InputError(f"{OP}: offsets must be a positive integer or 'all', got {offsets!r}")
         return 0
     count = _checked_integer(offsets, "offsets must be a positive integer or 'all'")
     if count < 1:
-        raise InputError(f"offsets must be a positive integer or 'all', got {count}")
+        raise InputError(f"{OP}: offsets must be a positive integer or 'all', got {count}")
     return count
 
 
 def _checked_integer(value: object, expected: str) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise InputTypeError(f"{expected}, got {value!r}")
+        raise InputTypeError(f"{OP}: {expected}, got {value!r}")
     return operator.index(value)
