@@ -161,7 +161,7 @@ def test_degenerate_boundary_has_no_number_but_a_reason(tmp_path):
     numbers = summary(tmp_path / "run")
     assert numbers["dimension"] is None
     assert numbers["dimension_stderr"] is None
-    assert "it has no boundary" in numbers["dimension_missing_because"]
+    assert "so there is no boundary" in numbers["dimension_missing_because"]
     assert numbers["boundary_cells"] == 0
     assert numbers["control_dimension"] == pytest.approx(1, abs=0.05)
     assert "dimension   none: " in text
@@ -316,6 +316,7 @@ def test_tile_size_and_threads_do_not_change_the_results(finished, tmp_path, no_
     [
         ({"width": 0}, "width"),
         ({"steps": 0}, "steps"),
+        ({"steps": 2**63}, "steps"),
         ({"resolution": 16}, "resolution"),
         ({"tile_rows": 0}, "tile_rows"),
         ({"minibatch": -1}, "minibatch"),

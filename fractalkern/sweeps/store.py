@@ -73,6 +73,7 @@ class Store:
             raise InputError(f"out must be a folder, but {self.folder} is a file")
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            sync_folder(self.folder.parent)
             _refuse_other_files(self.folder)
             self._resources.enter_context(_lock(self.folder))
         with self._readable():

@@ -20,6 +20,7 @@ Condition = Literal[
 
 # The boundary image has one cell less, and a fit needs box sizes 1, 2 and 4 of at most a quarter.
 MINIMUM_RESOLUTION = 17
+_MOST_STEPS = 10**9
 # Beyond these powers of ten a rate is not a normal number of its type.
 _EXPONENT_LIMIT = {"float64": 300.0, "float32": 37.0}
 # Result arrays, their serialised copy, and the ranks and colours of the picture.
@@ -80,6 +81,8 @@ class TrainabilityConfig:
         for name in ("width", "steps", "minibatch", "tile_rows"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.steps > _MOST_STEPS:
+            raise InputError(f"steps must be at most {_MOST_STEPS:,}, got {self.steps}")
         if self.resolution < MINIMUM_RESOLUTION:
             raise InputError(
                 f"resolution must be at least {MINIMUM_RESOLUTION} cells an axis for a dimension "

@@ -18,7 +18,11 @@ from fractalkern.experiments.trainability.findings import CONTROL_LINES, Finding
 
 _PALEST = 0.25
 _BLUE, _GREY = "#3b5ba5", "#8a8a8a"
-_STYLE: Any = {"font.family": "DejaVu Sans", "mathtext.fontset": "dejavusans", "axes.linewidth": 0.8}
+_STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "mathtext.fontset": "dejavusans",
+    "axes.linewidth": 0.8,
+}
 
 
 def restretch(value: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -72,7 +76,8 @@ def fractal(config: TrainabilityConfig, value: Tensor, findings: Findings) -> by
 def dimension(config: TrainabilityConfig, findings: Findings) -> bytes:
     """PNG of the box counts with their fit, and of the local slopes, beside the control's."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(11, 5), dpi=160, layout="constrained")
+        figure = Figure(figsize=(12, 5.4), dpi=160, layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
         counts, slopes = figure.subplots(1, 2)
         _plot_counts(counts, findings)
         _plot_slopes(slopes, findings)
@@ -160,7 +165,8 @@ def _tick_step(span: float) -> float:
 
 def _power_of_ten(step: float) -> Any:
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    return lambda exponent, _: f"$10^{{{exponent:.{decimals}f}}}$".replace("-0}", "0}")
+    # Adding zero turns -0 into 0.
+    return lambda exponent, _: f"$10^{{{round(exponent, decimals) + 0.0:.{decimals}f}}}$"
 
 
 def _axis_names(config: TrainabilityConfig) -> tuple[str, str]:

@@ -35,18 +35,21 @@ def find(value: Tensor, converged: Tensor, seed: int) -> Findings:
     """Measures a grid `[N, N]` of signed convergence values."""
     # Only signs matter to the boundary, and a loss of exactly zero makes an infinite value.
     signs = value.sign().to(torch.int8)
+    fraction, cells = converged.double().mean().item(), int(boundary(signs).sum())
     dimension, reason = None, None
     try:
         dimension = estimate_dimension(signs)
-    except DegenerateBoundaryError as error:
-        reason = str(error)
-    return Findings(
-        converged_fraction=converged.double().mean().item(),
-        boundary_cells=int(boundary(signs).sum()),
-        dimension=dimension,
-        reason=reason,
-        control=tuple(estimate_dimension(mask) for mask in _half_planes(len(value), seed)),
-    )
+    except DegenerateBoundaryError:
+        reason = _reason(fraction, cells)
+    lines = tuple(estimate_dimension(mask) for mask in _half_planes(len(value), seed))
+    return Findings(fraction, cells, dimension, reason, lines)
+
+
+def _reason(converged_fraction: float, boundary_cells: int) -> str:
+    if boundary_cells:
+        return f"the boundary has only {boundary_cells} cells, too few for a fit"
+    which = "all" if converged_fraction == 1 else "none"
+    return f"{which} of the networks converged, so there is no boundary"
 
 
 def _half_planes(side: int, seed: int) -> list[Tensor]:

@@ -60,7 +60,15 @@ def text(
         f"speed       {numbers['network_steps_per_second']:,.0f} network-steps/s "
         f"({numbers['seconds']:.1f} s in all sittings)",
         f"files       {out / 'fractal.png'}, dimension.png, summary.json, grid.safetensors",
-        "The settings are exactly those of Sohl-Dickstein (2024), the random numbers are not: "
-        f"they are Philox4x32-10 keyed by --seed {config.seed}.",
+        _provenance(config),
     ]
     return "\n".join(lines)
+
+
+def _provenance(config: TrainabilityConfig) -> str:
+    exception = ", but that the offset is added only once" * (config.condition == "init-offset")
+    return (
+        "The model, data and training are exactly those of Sohl-Dickstein (2024)"
+        f"{exception}; the random numbers are not: they are Philox4x32-10 keyed by "
+        f"--seed {config.seed}."
+    )
