@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MultipleLocator, NullFormatter
 from numpy.typing import NDArray
 from torch import Tensor
@@ -76,8 +77,8 @@ def fractal(config: TrainabilityConfig, value: Tensor, findings: Findings) -> by
 def dimension(config: TrainabilityConfig, findings: Findings) -> bytes:
     """PNG of the box counts with their fit, and of the local slopes, beside the control's."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(12, 5.4), dpi=160, layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+        figure = Figure(figsize=(12, 5.4), dpi=160, layout=layout)
         counts, slopes = figure.subplots(1, 2)
         _plot_counts(counts, findings)
         _plot_slopes(slopes, findings)

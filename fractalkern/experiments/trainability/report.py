@@ -66,9 +66,8 @@ def text(
 
 
 def _provenance(config: TrainabilityConfig) -> str:
-    exception = ", but that the offset is added only once" * (config.condition == "init-offset")
+    exception = ", except that the offset is added only once" * (config.condition == "init-offset")
     return (
-        "The model, data and training are exactly those of Sohl-Dickstein (2024)"
-        f"{exception}; the random numbers are not: they are Philox4x32-10 keyed by "
-        f"--seed {config.seed}."
+        f"The settings of the original (Sohl-Dickstein, 2024) are used exactly{exception}; its "
+        f"random numbers are not: these are Philox4x32-10 keyed by --seed {config.seed}."
     )
