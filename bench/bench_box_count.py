@@ -186,10 +186,8 @@ def _porespy_sizes(path: Path, shape: tuple[int, ...]) -> Race:
         f"{_text(shape)}, porespy's default sizes and rule",
         cells,
         [
-            Contender(
-                "box_count", ours, (path, len(shape), options), {"bytes": cells}, role="ours"
-            ),
-            Contender("boxcount", porespy, (path,), {"bytes": cells}, "porespy", rounds=1),
+            Contender("box_count", ours, (path, len(shape), options), work, role="ours"),
+            Contender("boxcount", porespy, (path,), work, "porespy", rounds=1),
         ],
         _reference(path, len(shape), options),
     )

@@ -15,9 +15,9 @@ from bench.problem import Problem
 
 KERNEL = "train_sweep"
 MATMUL = 3072
-# Networks that one core keeps in cache: the best lax.map batch of those tried, by width.
+# Networks whose activations one core keeps in cache, by width: the best of those tried.
 JAX_BATCH = {8: 32, 16: 4, 32: 1}
-TORCH_CHUNK = 16
+TORCH_CHUNK = {8: 64, 16: 16, 32: 4}
 
 
 def ours(problem: Problem, early_exit: bool) -> Callable[[], np.ndarray]:
@@ -35,7 +35,7 @@ def ours(problem: Problem, early_exit: bool) -> Callable[[], np.ndarray]:
     return train
 
 
-def torch_chunked(problem: Problem) -> Callable[[], np.ndarray]:
+def torch_chunked(problem: Problem, chunk: int) -> Callable[[], np.ndarray]:
     """Batched products and a gradient written by hand, on cache-sized chunks of networks."""
     import torch
 
@@ -55,8 +55,8 @@ def torch_chunked(problem: Problem) -> Callable[[], np.ndarray]:
             u -= lr0[:, None, None] * (scale * (x.T @ back))
         return loss
 
-    chunks = list(zip(lr0.split(TORCH_CHUNK), lr1.split(TORCH_CHUNK), strict=True))
-    return lambda: torch.cat([train_chunk(*chunk) for chunk in chunks]).numpy()
+    chunks = list(zip(lr0.split(chunk), lr1.split(chunk), strict=True))
+    return lambda: torch.cat([train_chunk(*rates) for rates in chunks]).numpy()
 
 
 def matmul(dtype: str) -> Callable[[], None]:
@@ -89,7 +89,7 @@ def _race(problem: Problem, threads: int) -> Race:
     middle = replace(problem, steps=max(problem.steps // 2, 10))
     devices = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={threads}"}
     jax = {"package": "jax"}
-    batch = JAX_BATCH[width]
+    batch, chunk = JAX_BATCH[width], TORCH_CHUNK[width]
     return Race(
         KERNEL,
         f"n = h = {width}, D = {width * (width + 1)}, 64x64 first view",
@@ -107,7 +107,7 @@ def _race(problem: Problem, threads: int) -> Race:
                 environment=devices,
                 **jax,
             ),
-            contender(f"chunks of {TORCH_CHUNK}", torch_chunked, run=short, package="torch"),
+            contender(f"chunks of {chunk}", torch_chunked, chunk, run=short, package="torch"),
             Contender(
                 f"matmul {MATMUL}^3",
                 matmul,
