@@ -188,9 +188,9 @@ def estimate_dimension(values_or_mask: Any, estimator: Estimator = "sign-edges")
             f"got {estimator!r}"
         )
     values = checked_values("estimate_dimension", values_or_mask)
-    if values.ndim == 0 or min(values.shape) < 2:
+    if values.ndim == 0 or min(values.shape) < 3:
         raise InputError(
-            "estimate_dimension: values_or_mask must have at least 2 cells along each axis, "
+            "estimate_dimension: values_or_mask must have at least 3 cells along each axis, "
             "got shape "
             f"{tuple(values.shape)}"
         )

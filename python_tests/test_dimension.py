@@ -271,7 +271,7 @@ BAD = {
     "complex": (fk.boundary, "must be real numbers or bool", FIELD.to(torch.complex64)),
     "thin": (fk.boundary, "at least 2 cells along each spatial axis", FIELD[:1]),
     "0-d": (fk.boundary, "spatial_dims must be from 1 to 0", torch.tensor(1.0)),
-    "thin estimate": (fk.estimate_dimension, "at least 2 cells along each axis", FIELD[:1]),
+    "thin estimate": (fk.estimate_dimension, "at least 3 cells along each axis", FIELD[:2]),
     "estimator": (fk.estimate_dimension, "estimator must be one of sign-edges", FIELD, "koch"),
     "small": (fk.estimate_dimension, "at least 3 box sizes, got 2 in the range", FIELD),
     "small SD": (fk.estimate_dimension, "at least 11 cells", FIELD[6:14, :8], "sohl-dickstein"),
