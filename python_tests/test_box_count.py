@@ -116,7 +116,7 @@ def larger_problem(shape, dims, rule, sizes):
     [((100_003,), 1), ((257, 515), 2), ((3, 200, 200), 2), ((65, 70, 130), 3)],
     ids=str,
 )
-def test_every_instruction_set_and_thread_count_agrees(  # noqa: PLR0917
+def test_every_instruction_set_and_thread_count_agrees(
     shape, dims, rule, sizes, instruction_set, threads
 ):
     mask, options, expected = larger_problem(shape, dims, rule, sizes)
