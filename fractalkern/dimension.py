@@ -90,9 +90,8 @@ def box_dimension(
     sizes, numbers = sizes[chosen], numbers[..., chosen]
     if len(sizes) < _MIN_SIZES:
         raise InputError(
-            f"box_dimension: fit must hold at least {_MIN_SIZES} box sizes, got {len(sizes)} "
-            "in the range "
-            f"({low:g}, {high:g}): count more sizes, widen the range or use a larger array"
+            f"box_dimension: fit must hold at least {_MIN_SIZES} box sizes, got {len(sizes)} in "
+            f"the range ({low:g}, {high:g}): count more sizes, widen it or use a larger array"
         )
     if (numbers == 0).any():
         empty = sizes[(numbers == 0).flatten(0, -2).any(0) if numbers.ndim > 1 else numbers == 0]
@@ -174,8 +173,8 @@ def estimate_dimension(values_or_mask: Any, estimator: Estimator = "sign-edges")
         DimensionResult of plain Python numbers. Deterministic, equal for every backend.
 
     Raises:
-        DegenerateBoundaryError: no boundary, or one of fewer than N / 4 cells: it would look like
-            points to most boxes of the fit.
+        DegenerateBoundaryError: no boundary, or one of fewer than N / 4 cells (in one dimension
+            3): it would look like points to most boxes of the fit.
         InputTypeError, InputError: other values, types, or arrays too small for the fit.
 
     >>> import fractalkern as fk, torch
@@ -189,9 +188,9 @@ def estimate_dimension(values_or_mask: Any, estimator: Estimator = "sign-edges")
             f"got {estimator!r}"
         )
     values = checked_values("estimate_dimension", values_or_mask)
-    if values.ndim == 0 or min(values.shape) < 2:
+    if values.ndim == 0 or min(values.shape) < 3:
         raise InputError(
-            "estimate_dimension: values_or_mask must have at least 2 cells along each axis, "
+            "estimate_dimension: values_or_mask must have at least 3 cells along each axis, "
             "got shape "
             f"{tuple(values.shape)}"
         )
@@ -302,12 +301,13 @@ def _two_sided(values: Tensor, edges: Tensor) -> Tensor:
 
 
 def _checked_boundary(edges: Tensor) -> Tensor:
-    cells, least = int(edges.sum()), math.ceil(min(edges.shape) / 4)
+    # A curve or surface needs the length of the largest box; the points of a line only a count.
+    least = _MIN_SIZES if edges.ndim == 1 else math.ceil(min(edges.shape) / 4)
+    cells = int(edges.sum())
     if cells < least:
         raise DegenerateBoundaryError(
-            f"estimate_dimension: values_or_mask must have at least {least} boundary cells (a "
-            "quarter of the side) "
-            f"for a fit, got {cells}"
+            f"estimate_dimension: values_or_mask must have at least {least} boundary cells to fit "
+            f"a dimension to an array of shape {tuple(edges.shape)}, got {cells}"
         )
     return edges
 

@@ -7,8 +7,12 @@ import torch
 
 from fractalkern import _native, backends
 
-_EXTRAS = {"triton": "the Triton backend", "hypothesis": "the tests", "jax": "the bench's peers"}
-_EXTRA_OF = {"triton": "triton", "hypothesis": "test", "jax": "bench"}
+# Package: what wants it, and the extra that installs it.
+_OPTIONAL = {
+    "triton": ("the Triton backend needs it", "triton"),
+    "hypothesis": ("the tests need it", "test"),
+    "jax": ("the bench needs it as a peer", "bench"),
+}
 
 
 def report() -> str:
@@ -27,7 +31,7 @@ def report() -> str:
         ("CUDA kernels", _cuda_kernels(info["cuda_architectures"])),
         ("GPU", _gpu()),
         *((f"backend {name}", _backend(name)) for name in backends.BACKENDS),
-        *((name, _package(name)) for name in _EXTRAS),
+        *((name, _package(name)) for name in _OPTIONAL),
     ]
     return "\n".join(f"{name:<18}{text}" for name, text in lines)
 
@@ -65,4 +69,5 @@ def _package(name: str) -> str:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return f"not installed: {_EXTRAS[name]} need it, pip install fractalkern[{_EXTRA_OF[name]}]"
+        need, extra = _OPTIONAL[name]
+        return f"not installed: {need}, pip install 'fractalkern[{extra}]'"

@@ -60,7 +60,19 @@ FRACTALKERN_INLINE uint64_t pack_word(const uint8_t* bytes) {
   return word;
 }
 
-// `count` bytes to ceil(count / 64) words; the unused bits of the last one are zero.
+// Rows of a strip: up to 64 neighbours along the last axis but one. The row with index r lies in
+// slot reverse(r), its bits reversed, so that the rows that merge at a level are half a strip
+// apart: merging is one long loop, however short the rows.
+constexpr int64_t kStripRows = 64;
+
+FRACTALKERN_INLINE int64_t reverse(int64_t row, int64_t slots) {
+  int64_t slot = 0;
+  for (; slots > 1; slots /= 2, row /= 2) slot = 2 * slot + (row & 1);
+  return slot;
+}
+
+// Rows of `count` bytes, `stride` apart, to rows of ceil(count / 64) words; the unused bits of the
+// last one are zero. Row r goes to slot reverse(r).
 template <class Isa>
 struct Pack {
   static FRACTALKERN_INLINE void row(const uint8_t* bytes, int64_t count, uint64_t* words) {
@@ -70,6 +82,12 @@ struct Pack {
       std::memcpy(tail, bytes, static_cast<size_t>(count));
       *words = pack_word(tail);
     }
+  }
+  static FRACTALKERN_INLINE void rows(const uint8_t* bytes, int64_t rows, int64_t stride,
+                                      int64_t count, int64_t slots, uint64_t* words) {
+    const int64_t row_words = ceil_div(count, 64);
+    for (int64_t r = 0; r < rows; ++r)
+      row(bytes + r * stride, count, words + reverse(r, slots) * row_words);
   }
 };
 
@@ -85,6 +103,12 @@ struct Pack<X86V4> {
       const __m512i cells = _mm512_maskz_loadu_epi8(low_bits(count), bytes);
       *words = _mm512_test_epi8_mask(cells, cells);
     }
+  }
+  FRACTALKERN_TARGET_X86V4 static void rows(const uint8_t* bytes, int64_t rows, int64_t stride,
+                                            int64_t count, int64_t slots, uint64_t* words) {
+    const int64_t row_words = ceil_div(count, 64);
+    for (int64_t r = 0; r < rows; ++r)
+      row(bytes + r * stride, count, words + reverse(r, slots) * row_words);
   }
 };
 #endif
@@ -117,23 +141,37 @@ struct PyramidTask {
 };
 
 template <class Isa>
+FRACTALKERN_INLINE int64_t popcount_all(const uint64_t* words, int64_t count) {
+  int64_t total = 0;
+  for (int64_t w = 0; w < count; ++w) total += popcount<Isa>(words[w]);
+  return total;
+}
+
+template <class Isa>
 FRACTALKERN_INLINE void pyramid_body(const PyramidTask& task) {
   const Pyramid& p = task.pyramid;
   const int last = p.dims - 1;
+  const int strip_axis = last - 1;  // -1 in one dimension: a strip is the one row
   const int planes = p.mixed ? 2 : 1;
   const int levels = p.wanted >> 7 ? 6 : 63 - std::countl_zero(p.wanted | 1);
-  const int64_t row_words = ceil_div(p.tile[last], 64 * kVectorWords) * kVectorWords;
-  const int64_t row_stride = planes * row_words;
+  const int64_t most_words = ceil_div(p.tile[last], 64);
+  const int64_t most_rows = last > 0 ? std::min(p.tile[strip_axis], kStripRows) : 1;
+  const int64_t strips = last > 0 ? ceil_div(p.tile[strip_axis], kStripRows) : 1;
 
-  // accumulators of level l: [*middle axes at level l, planes, row_words]
-  int64_t offset[8] = {};
+  // Strips of level l in progress: [*axes 1 .. strip_axis - 1 at level l, strips, planes, plane].
+  int64_t plane_words[7], level_begin[8] = {}, place_stride[7][kBoxCountMaxDims] = {};
   for (int level = 0; level <= levels; ++level) {
-    int64_t rows = 1;
-    for (int k = 1; k < last && level > 0; ++k) rows *= ceil_div(p.tile[k], int64_t{1} << level);
-    offset[level + 1] = offset[level] + rows * row_stride;
+    const auto slots = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(most_rows))) >> level;
+    plane_words[level] =
+        ceil_div(std::max<int64_t>(slots, 1) * most_words, kVectorWords) * kVectorWords;
+    int64_t places = level == 0 ? 1 : strips;
+    for (int k = strip_axis - 1; k > 0 && level > 0; --k) {
+      place_stride[level][k] = places;
+      places *= ceil_div(p.tile[k], int64_t{1} << level);
+    }
+    level_begin[level + 1] = level_begin[level] + places * planes * plane_words[level];
   }
-  std::vector<uint64_t> scratch(static_cast<size_t>(offset[levels + 1] + 7 * row_words));
-  uint64_t* const limits = scratch.data() + offset[levels + 1];  // [7, row_words]: bits that count
+  std::vector<uint64_t> scratch(static_cast<size_t>(level_begin[levels + 1] + kVectorWords));
 
   int64_t stride[kBoxCountMaxDims], coarse_stride[kBoxCountMaxDims];
   stride[last] = coarse_stride[last] = 1;
@@ -143,110 +181,121 @@ FRACTALKERN_INLINE void pyramid_body(const PyramidTask& task) {
   }
   const int64_t mask_cells = stride[0] * p.shape[0];
   const int64_t coarse_cells = coarse_stride[0] * p.coarse_shape[0];
+  const int64_t row_stride = last > 0 ? stride[strip_axis] : 0;
 
   int64_t counts[7] = {};
   for (int64_t index = task.begin; index < task.end; ++index) {
     const int64_t item = index / p.tiles_per_mask;
     int64_t remainder = index % p.tiles_per_mask;
     int64_t origin[kBoxCountMaxDims], extent[kBoxCountMaxDims];
-    int64_t start = item * mask_cells;
+    int64_t cell = item * mask_cells;
     for (int k = last; k >= 0; --k) {
       origin[k] = remainder % p.tiles[k] * p.tile[k];
       remainder /= p.tiles[k];
       extent[k] = std::min(p.tile[k], p.shape[k] - origin[k]);
-      start += origin[k] * stride[k];
+      cell += origin[k] * stride[k];
     }
-    const int64_t words = ceil_div(ceil_div(extent[last], 64), kVectorWords) * kVectorWords;
-    for (int level = 0; level <= levels; ++level) {
-      const int64_t boxes = p.shape[last] >> level << level;
-      for (int64_t w = 0; w < words; ++w)
-        limits[level * row_words + w] = low_bits(boxes - origin[last] - 64 * w);
-    }
+    const int64_t words = ceil_div(extent[last], 64);
+    const int64_t tail = extent[last] - 64 * (words - 1);  // cells in a row's last word
 
+    // The first cell of a strip, one strip after the other in memory order.
     int64_t coordinate[kBoxCountMaxDims] = {};
-    int64_t cell = start;
     for (;;) {
-      uint64_t* row = scratch.data();
-      Pack<Isa>::row(p.one + cell, extent[last], row);
-      for (int64_t w = ceil_div(extent[last], 64); w < words; ++w) row[w] = 0;
-      if (p.mixed && p.zero != nullptr) {
-        Pack<Isa>::row(p.zero + cell, extent[last], row + row_words);
-        for (int64_t w = ceil_div(extent[last], 64); w < words; ++w) row[row_words + w] = 0;
-      } else if (p.mixed) {
-        for (int64_t w = 0; w < words; w += kVectorWords)
-          vector_at(row + row_words + w) = ~vector_at(row + w) & vector_at(limits + w);
+      const int64_t rows =
+          last > 0 ? std::min(kStripRows, extent[strip_axis] - coordinate[strip_axis]) : 1;
+      auto slots = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(rows)));
+      uint64_t* from = scratch.data();
+      uint64_t* from_zero = from + plane_words[0];
+      if (slots > rows) std::fill_n(from, slots * words, 0);
+      Pack<Isa>::rows(p.one + cell, rows, row_stride, extent[last], slots, from);
+      if (p.mixed) {
+        if (slots > rows) std::fill_n(from_zero, slots * words, 0);
+        if (p.zero != nullptr) {
+          Pack<Isa>::rows(p.zero + cell, rows, row_stride, extent[last], slots, from_zero);
+        } else {
+          for (int64_t r = 0; r < rows; ++r) {
+            const int64_t slot = reverse(r, slots) * words;
+            for (int64_t w = 0; w < words; ++w) from_zero[slot + w] = ~from[slot + w];
+            from_zero[slot + words - 1] &= low_bits(tail);
+          }
+        }
       } else if (p.wanted & 1) {
-        int64_t count = 0;
-        for (int64_t w = 0; w < words; ++w) count += popcount<Isa>(row[w]);
-        counts[0] += count;
+        counts[0] += popcount_all<Isa>(from, slots * words);
       }
 
-      int level = 0;
-      while (level < levels) {
-        // Do the row's leading coordinates begin a box of the next level; do they end one?
-        bool first = true, complete = true;
-        int64_t place = 0;
-        for (int k = 0; k < last; ++k) {
-          const int64_t c = coordinate[k] >> level;
+      bool complete = true;
+      for (int level = 1; level <= levels; ++level) {
+        // Do the strip's other coordinates begin a box of this level; do they end one?
+        bool first = true;
+        int64_t place = last > 0 ? coordinate[strip_axis] / kStripRows : 0;
+        for (int k = 0; k < strip_axis; ++k) {
+          const int64_t c = coordinate[k] >> (level - 1);
           first &= (c & 1) == 0;
-          complete &= (c & 1) != 0 || (!p.crop && c == (extent[k] - 1) >> level);
-          if (k > 0) place = place * ceil_div(p.tile[k], int64_t{2} << level) + (c >> 1);
+          complete &= (c & 1) != 0 || (!p.crop && c == (extent[k] - 1) >> (level - 1));
+          place += (c >> 1) * place_stride[level][k];
         }
-        uint64_t* const box = scratch.data() + offset[level + 1] + place * row_stride;
-        const int shift = 1 << level;
-        ++level;
+        uint64_t* const to =
+            scratch.data() + level_begin[level] + place * planes * plane_words[level];
+        uint64_t* const to_zero = to + plane_words[level];
+        const int64_t partner = slots > 1 ? slots / 2 * words : 0;
+        slots = std::max<int64_t>(slots / 2, 1);
+        const int shift = 1 << (level - 1);
         const uint64_t kept = level_mask(level);
-        const uint64_t* const limit = limits + level * row_words;
         for (int plane = 0; plane < planes; ++plane) {
-          const uint64_t* const from = row + plane * row_words;
-          uint64_t* const to = box + plane * row_words;
-          if (!complete && first) {
-            for (int64_t w = 0; w < words; w += kVectorWords) vector_at(to + w) = vector_at(from + w);
-          } else if (!complete) {
-            for (int64_t w = 0; w < words; w += kVectorWords)
-              vector_at(to + w) |= vector_at(from + w);
-          } else {
-            for (int64_t w = 0; w < words; w += kVectorWords) {
-              Vector box_row = vector_at(from + w);
-              if (!first) box_row |= vector_at(to + w);
-              box_row = (box_row | (box_row >> shift)) & kept;
-              if (p.crop) box_row &= vector_at(limit + w);
-              vector_at(to + w) = box_row;
-            }
+          const uint64_t* const source = plane == 0 ? from : from_zero;
+          uint64_t* const target = plane == 0 ? to : to_zero;
+          for (int64_t w = 0; w < slots * words; w += kVectorWords) {
+            const Vector merged = vector_at(source + w) | vector_at(source + w + partner);
+            const Vector boxes = (merged | (merged >> shift)) & kept;
+            vector_at(target + w) = first ? boxes : vector_at(target + w) | boxes;
           }
         }
-        if (!complete) {
-          level = -1;
-          break;
+        if (!complete) break;
+        if (p.crop) {
+          const int64_t cells = p.shape[last] >> level << level;
+          const uint64_t inside = low_bits(cells - origin[last] - 64 * (words - 1));
+          for (int plane = 0; plane < planes; ++plane) {
+            uint64_t* const target = plane == 0 ? to : to_zero;
+            for (int64_t s = 0; s < slots; ++s) target[(s + 1) * words - 1] &= inside;
+            if (last > 0 && rows >> level < slots && rows >> level << level < rows)
+              std::fill_n(target + reverse(rows >> level, slots) * words, words, 0);
+          }
         }
-        row = box;
+        from = to;
+        from_zero = to_zero;
         if (p.wanted >> level & 1) {
-          int64_t count = 0;
           if (p.mixed) {
-            for (int64_t w = 0; w < words; ++w) count += popcount<Isa>(row[w] & row[row_words + w]);
+            for (int64_t w = 0; w < slots * words; ++w)
+              counts[level] += popcount<Isa>(from[w] & from_zero[w]);
           } else {
-            for (int64_t w = 0; w < words; ++w) count += popcount<Isa>(row[w]);
+            counts[level] += popcount_all<Isa>(from, slots * words);
           }
-          counts[level] += count;
         }
       }
 
-      if (level == 6 && p.coarse_one != nullptr) {
-        int64_t target = item * coarse_cells + origin[last] / 64;
-        for (int k = 0; k < last; ++k)
-          target += ((origin[k] + coordinate[k]) >> 6) * coarse_stride[k];
+      if (complete && p.coarse_one != nullptr) {
+        int64_t target = item * coarse_cells;
+        bool inside = true;
+        for (int k = 0; k < last; ++k) {
+          const int64_t c = (origin[k] + coordinate[k]) / 64;
+          inside &= c < p.coarse_shape[k];
+          target += c * coarse_stride[k];
+        }
+        target += origin[last] / 64;
         const int64_t boxes =
-            std::min(ceil_div(extent[last], 64), p.coarse_shape[last] - origin[last] / 64);
-        for (int64_t w = 0; w < boxes; ++w) p.coarse_one[target + w] = row[w] & 1;
+            inside ? std::min(words, p.coarse_shape[last] - origin[last] / 64) : 0;
+        for (int64_t w = 0; w < boxes; ++w) p.coarse_one[target + w] = from[w] & 1;
         if (p.mixed)
-          for (int64_t w = 0; w < boxes; ++w) p.coarse_zero[target + w] = row[row_words + w] & 1;
+          for (int64_t w = 0; w < boxes; ++w) p.coarse_zero[target + w] = from_zero[w] & 1;
       }
 
-      int k = last - 1;
+      int k = strip_axis;
       for (; k >= 0; --k) {
-        cell += stride[k];
-        if (++coordinate[k] < extent[k]) break;
-        cell -= extent[k] * stride[k];
+        const int64_t step = k == strip_axis ? kStripRows : 1;
+        coordinate[k] += step;
+        cell += step * stride[k];
+        if (coordinate[k] < extent[k]) break;
+        cell -= coordinate[k] * stride[k];
         coordinate[k] = 0;
       }
       if (k < 0) break;
@@ -263,7 +312,7 @@ FRACTALKERN_INLINE void pyramid_body(const PyramidTask& task) {
 FRACTALKERN_ENTRY_POINTS(pyramid_entry, pyramid_body, PyramidTask)
 
 void choose_tiles(Pyramid& p, int64_t elements, int64_t threads) {
-  constexpr int64_t kTileElements = 1 << 16, kScratchWords = 1 << 15;
+  constexpr int64_t kTileElements = 1 << 16, kScratchWords = 1 << 15, kRowCells = 1 << 16;
   const int last = p.dims - 1;
   const int64_t tasks = std::min(16 * threads, elements / kTileElements);
   const auto unit = [&](int k) { return k == last ? int64_t{4096} : int64_t{64}; };
@@ -276,6 +325,7 @@ void choose_tiles(Pyramid& p, int64_t elements, int64_t threads) {
   p.tile = p.shape;
   p.tiles.fill(1);
   p.tiles_per_mask = 1;
+  while (p.tile[last] > kRowCells) halve(last);
   for (int k = 0; k < p.dims && threads > 1; ++k)
     while (p.batch * p.tiles_per_mask < tasks && p.tile[k] > unit(k)) halve(k);
   for (;;) {
@@ -312,7 +362,7 @@ void count_pyramid(Pyramid p, const Parallel& parallel) {
   const int64_t tasks =
       std::clamp<int64_t>(p.batch * cells >> 16, 1, std::min(tiles, 32 * parallel.threads()));
   const auto entry = pyramid_entry.active();
-  parallel.for_each(tasks, p.batch * cells, [&](int64_t i) {
+  parallel.for_each(tasks, p.batch * cells / 8, [&](int64_t i) {
     entry(PyramidTask{p, i * tiles / tasks, (i + 1) * tiles / tasks});
   });
 

@@ -146,7 +146,7 @@ def box_count(
 
 
 @torch.library.register_fake("fractalkern::box_count")  # type: ignore[untyped-decorator]
-def _box_count_fake(  # noqa: PLR0917
+def _box_count_fake(
     mask: Tensor, spatial_dims: int, sizes: Sequence[int], offsets: int, mixed: bool, crop: bool
 ) -> Tensor:
     batch = math.prod(mask.shape[: mask.ndim - spatial_dims])

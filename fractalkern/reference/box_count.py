@@ -27,7 +27,7 @@ def _touched(cells: Tensor, size: int, grid: Sequence[int], crop: bool) -> Tenso
     return cells
 
 
-def box_count(  # noqa: PLR0917
+def box_count(
     mask: Tensor, spatial_dims: int, sizes: Sequence[int], offsets: int, mixed: bool, crop: bool
 ) -> Tensor:
     """Boxes that touch a set, for every size and every grid of that size.

@@ -29,10 +29,11 @@ _BYTES_PER_CELL = 120
 
 @dataclass(frozen=True)
 class TrainabilityConfig:
-    """Settings; the defaults are the original's first view at a smaller resolution."""
+    """What is trained; the defaults are the original's first view at a smaller resolution."""
 
     condition: Condition = "tanh"
-    """Activation, data and what the first axis is; init-offset-published adds it at every step."""
+    """Activation, data, and what the axes are: two rates, or for init-offset an offset of the
+    initial input-layer weights (as published: added at every step) and one rate."""
     width: int = 16
     """Inputs and hidden units."""
     steps: int = 500
@@ -51,7 +52,7 @@ class TrainabilityConfig:
     tile_rows: int = 4
     """Rows of the grid that are computed and stored at once."""
     protocol: Literal["fixed", "published"] = "fixed"
-    """published also accepts a first loss that is not finite or exceeds 1e6, as the original."""
+    """published judges convergence as the original: by the mean loss alone, whatever the first."""
 
     @property
     def data_rows(self) -> int:
