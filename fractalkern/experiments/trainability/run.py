@@ -30,7 +30,18 @@ _RESULTS = ("value", "converged", "final_loss", "steps_run")
 
 
 def run(config: TrainabilityConfig, out: Path) -> str:
-    """Computes what `out` lacks, writes grid, figures and summary, returns the report's text.
+    """Computes what `out` lacks, writes the files below, returns the report's text.
+
+    config.toml       all settings
+    environment.json  versions, instruction set, threads, commit of the last sitting
+    grid.safetensors  value, converged, final_loss, steps_run `[N, N]`; axis0, axis1 `[N]` float64
+    summary.json      see `report.summary`
+    fractal.png       the grid; dimension.png: box counts, fit, local slopes, control
+    tiles/, state.sqlite, .lock    see `sweeps.store`
+
+    Row r, column c of the grid has the rate axis1[r] in the output layer and axis0[c] in the input
+    layer; for the init-offset conditions axis0 is the offset and axis1 the rate of both layers.
+    The grid's bytes do not depend on interruptions or threads.
 
     Raises:
         InputError: a setting is out of range, or `out` cannot hold this run.
