@@ -198,7 +198,7 @@ def processes():
     return context
 
 
-def _sitting(out, log, kill_at=None):
+def _sitting(out, log, kill_at=None, pause=0.0):
     """Runs TINY in `out`, logs each computed tile, and kills itself at the given event."""
     events = 0
 
@@ -215,6 +215,7 @@ def _sitting(out, log, kill_at=None):
     def logged(*arguments, **options):
         with open(log, "a") as file:
             file.write("tile\n")
+        time.sleep(pause)
         return train_sweep(*arguments, **options)
 
     os.fsync = counted(os.fsync)
@@ -261,13 +262,19 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(
     tmp_path, processes, finished, no_figures
 ):
     out, log = tmp_path / "run", tmp_path / "log"
-    moments = random.Random(0)
-    for _ in range(6):
-        child = processes.Process(target=_sitting, args=(str(out), str(log)))
+    moments, counts = random.Random(0), []
+    for _ in range(8):
+        child = processes.Process(target=_sitting, args=(str(out), str(log), None, 0.03))
         child.start()
-        time.sleep(moments.uniform(0.05, 0.5))
+        while not log.exists():  # until the first sitting is computing
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0.0, 0.3))
         child.kill()
         child.join(60)
+        counts.append(len(_recorded(out)))
+    assert counts == sorted(counts)
+    assert any(0 < count < 20 for count in counts)
+    assert log.read_text().count("tile") <= counts[-1] + len(counts)
     run(TINY, out)
     assert (out / "grid.safetensors").read_bytes() == (
         finished[0] / "grid.safetensors"
