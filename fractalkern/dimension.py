@@ -13,9 +13,9 @@ from torch import Tensor
 from fractalkern.edges import (
     MASK_DTYPES,
     both_sides,
-    boundary,
     checked_values,
     dilation_xor_erosion,
+    sign_edges,
     steep_cells,
 )
 from fractalkern.errors import DegenerateBoundaryError, InputError, InputTypeError
@@ -198,13 +198,14 @@ def estimate_dimension(values_or_mask: Any, estimator: Estimator = "sign-edges")
 
 
 def _sign_edges(values: Tensor) -> DimensionResult:
-    edges = _checked_boundary(_two_sided(values, boundary(values)))
+    edges = _checked_sign_edges(values)
     return _result("sign-edges", edges, box_dimension(box_count(edges)))
 
 
 def _fllm(values: Tensor, *, name: str = "fllm", added: int = 1) -> DimensionResult:
     converged = values != 0 if values.dtype in MASK_DTYPES else values < 0
-    edges = _checked_boundary(_two_sided(converged, dilation_xor_erosion(converged)))
+    _check_two_sided(converged)  # the frame of a full mask would pass for its boundary
+    edges = _checked_boundary(dilation_xor_erosion(converged))
     sizes = [size for size in (2, 4, 8, 16, 32, 64) if size < min(edges.shape)]
     counts = _counts(edges, sizes)
     return _result(name, edges, box_dimension((sizes, counts + added)), counts)
@@ -215,7 +216,7 @@ def _fllm_viz(values: Tensor) -> DimensionResult:
 
 
 def _sohl_dickstein(values: Tensor) -> DimensionResult:
-    edges = _checked_boundary(_two_sided(values, boundary(values)))
+    edges = _checked_sign_edges(values)
     side = min(edges.shape)
     if side < 10:
         raise InputError(
@@ -287,8 +288,7 @@ def _result(
     )
 
 
-def _two_sided(values: Tensor, edges: Tensor) -> Tensor:
-    """`edges`, after checking that `values` hold both values or signs."""
+def _check_two_sided(values: Tensor) -> None:
     high, low = both_sides(values)
     if not (high.any() and low.any()):
         kind = "values, got a mask that is all 0 or all 1"
@@ -297,7 +297,13 @@ def _two_sided(values: Tensor, edges: Tensor) -> Tensor:
         raise DegenerateBoundaryError(
             f"estimate_dimension: values_or_mask must hold both {kind}: it has no boundary"
         )
-    return edges
+
+
+def _checked_sign_edges(values: Tensor) -> Tensor:
+    edges = sign_edges(values, values.ndim)
+    if not edges.any():
+        _check_two_sided(values)
+    return _checked_boundary(edges)
 
 
 def _checked_boundary(edges: Tensor) -> Tensor:

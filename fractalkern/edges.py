@@ -44,8 +44,13 @@ def boundary(values_or_mask: Any, *, spatial_dims: int | None = None) -> Tensor:
             "got shape "
             f"{tuple(values.shape)}"
         )
+    return sign_edges(values, dims)
+
+
+def sign_edges(values: Tensor, spatial_dims: int) -> Tensor:
+    """`boundary` of an argument that has been checked."""
     high, low = both_sides(values)
-    for axis in range(values.ndim - dims, values.ndim):
+    for axis in range(values.ndim - spatial_dims, values.ndim):
         high, low = _either_neighbour(high, axis), _either_neighbour(low, axis)
     return high & low
 
@@ -57,13 +62,11 @@ def checked_values(op: str, values_or_mask: Any) -> Tensor:
         raise InputTypeError(
             f"{op}: values_or_mask must be real numbers or bool, got {values.dtype}"
         )
-    if values.is_floating_point():
-        bad = values.numel() - int(values.isfinite().sum())
-        if bad:
-            raise InputError(
-                f"{op}: values_or_mask must be finite, got {bad} NaN or infinite values of "
-                f"{values.numel()}"
-            )
+    if values.is_floating_point() and not (finite := values.isfinite()).all():
+        raise InputError(
+            f"{op}: values_or_mask must be finite, got {int((~finite).sum())} NaN or infinite "
+            f"values of {values.numel()}"
+        )
     return values
 
 
