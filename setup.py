@@ -21,7 +21,10 @@ from torch.utils.cpp_extension import BuildExtension, include_paths, library_pat
 
 ROOT = Path(__file__).resolve().parent
 TORCH_TARGET = "2.11"
-WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+# Shared with the Makefile's C++ tests. -Wno-psabi: vectors wider than the baseline's registers
+# never cross a function boundary here. -ffp-contract=fast: one rounding per multiply-add where the
+# CPU has it. No trap or errno is ever read.
+COMPILE_FLAGS = (ROOT / "csrc" / "compile_flags.txt").read_text().split()
 
 
 def project_version() -> str:
@@ -39,7 +42,9 @@ def find_nvcc() -> Path | None:
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         if wanted == "1":
-            raise SystemExit("FRACTALKERN_CUDA=1 but no nvcc is on the PATH; install the CUDA toolkit")
+            raise SystemExit(
+                "FRACTALKERN_CUDA=1 but no nvcc is on the PATH; install the CUDA toolkit"
+            )
         print("fractalkern: no nvcc on the PATH, building for the CPU only")
         return None
     dry_run = subprocess.run(
@@ -65,10 +70,12 @@ def compile_cuda(nvcc: Path, build_dir: Path) -> tuple[list[str], list[str]]:
         target = build_dir / f"{source.stem}.cu.o"
         target.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(
-            [nvcc, "-O3", "-std=c++20", "-Werror", "all-warnings", *gencode]
-            + ["-Xcompiler", "-fPIC,-fvisibility=hidden", f"-I{ROOT / 'csrc'}"]
-            + [f'-DFRACTALKERN_CUDA_ARCHITECTURES="{",".join(architectures)}"']
-            + ["-c", source, "-o", target],
+            [
+                *[nvcc, "-O3", "-std=c++20", "-Werror", "all-warnings", *gencode],
+                *["-Xcompiler", "-fPIC,-fvisibility=hidden", f"-I{ROOT / 'csrc'}"],
+                f'-DFRACTALKERN_CUDA_ARCHITECTURES="{",".join(architectures)}"',
+                *["-c", source, "-o", target],
+            ],
             check=True,
         )
         objects.append(str(target))
@@ -123,11 +130,7 @@ def extension() -> Extension:
             ("FRACTALKERN_COMPILER", f'"{compiler_name()}"'),
         ],
         extra_compile_args=[
-            *["-O3", "-std=c++20", "-fvisibility=hidden", *WARNINGS],
-            # Vectors wider than the baseline's registers never cross a function boundary here.
-            "-Wno-psabi",
-            # One rounding per multiply-add where the CPU has it; no trap or errno is ever read.
-            *["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"],
+            *["-O3", "-fvisibility=hidden", *COMPILE_FLAGS],
             *[f"-isystem{path}" for path in system_includes],
             *sanitize,
         ],
@@ -144,4 +147,5 @@ def extension() -> Extension:
     )
 
 
-setup(ext_modules=[extension()], cmdclass={"build_ext": Build})
+if __name__ == "__main__":
+    setup(ext_modules=[extension()], cmdclass={"build_ext": Build})

@@ -1,4 +1,4 @@
-"""The errors that bad input raises; their messages name the argument, what was expected and what came."""
+"""The errors of bad input; each message names the argument, what was expected and what came."""
 
 
 class InputError(ValueError):

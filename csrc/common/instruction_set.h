@@ -58,18 +58,18 @@ struct EntryPoints {
 
 // Defines `NAME`, the table of entry points of the body template `BODY<Isa>(const ARGS&)`.
 #if defined(__x86_64__)
-#define FRACTALKERN_ENTRY_POINTS(NAME, BODY, ARGS)                                           \
-  static void NAME##_baseline(const ARGS& args) { BODY<::fractalkern::Baseline>(args); }     \
-  FRACTALKERN_TARGET_X86V3 static void NAME##_x86v3(const ARGS& args) {                      \
-    BODY<::fractalkern::X86V3>(args);                                                        \
-  }                                                                                          \
-  FRACTALKERN_TARGET_X86V4 static void NAME##_x86v4(const ARGS& args) {                      \
-    BODY<::fractalkern::X86V4>(args);                                                        \
-  }                                                                                          \
-  static constexpr ::fractalkern::EntryPoints<void(const ARGS&)> NAME = {                    \
+#define FRACTALKERN_ENTRY_POINTS(NAME, BODY, ARGS)                                       \
+  static void NAME##_baseline(const ARGS& args) { BODY<::fractalkern::Baseline>(args); } \
+  FRACTALKERN_TARGET_X86V3 static void NAME##_x86v3(const ARGS& args) {                  \
+    BODY<::fractalkern::X86V3>(args);                                                    \
+  }                                                                                      \
+  FRACTALKERN_TARGET_X86V4 static void NAME##_x86v4(const ARGS& args) {                  \
+    BODY<::fractalkern::X86V4>(args);                                                    \
+  }                                                                                      \
+  static constexpr ::fractalkern::EntryPoints<void(const ARGS&)> NAME = {                \
       {NAME##_baseline, NAME##_x86v3, NAME##_x86v4}};
 #else
-#define FRACTALKERN_ENTRY_POINTS(NAME, BODY, ARGS)                                           \
-  static void NAME##_baseline(const ARGS& args) { BODY<::fractalkern::Baseline>(args); }     \
+#define FRACTALKERN_ENTRY_POINTS(NAME, BODY, ARGS)                                       \
+  static void NAME##_baseline(const ARGS& args) { BODY<::fractalkern::Baseline>(args); } \
   static constexpr ::fractalkern::EntryPoints<void(const ARGS&)> NAME = {{NAME##_baseline}};
 #endif

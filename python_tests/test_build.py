@@ -1,0 +1,157 @@
+"""What was built, and what building it promises."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import fractalkern as fk
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARY = Path(importlib.util.find_spec("fractalkern._C").origin)
+
+
+def dynamic_symbols() -> list[str]:
+    """Demangled lines of `nm -DC`; a missing nm is an error, not a skip."""
+    output = subprocess.run(["nm", "-DC", LIBRARY], capture_output=True, text=True, check=True)
+    return output.stdout.splitlines()
+
+
+def test_no_torch_cpp_symbol_is_imported_or_exported():
+    symbols = dynamic_symbols()
+    assert any("aoti_torch" in line for line in symbols), "not the library that was expected"
+    unstable = [line for line in symbols if re.search(r"\b(at|c10|torch)::", line)]
+    assert not unstable
+
+
+def test_only_the_module_entry_point_is_exported():
+    defined = [
+        line.split()[-1] for line in dynamic_symbols() if re.match(r"[0-9a-f]+ [^Uw] ", line)
+    ]
+    assert defined == ["PyInit__C"]
+
+
+def test_build_info():
+    info = fk.build_info()
+    assert set(info) == {
+        "version",
+        "compiler",
+        "instruction_sets",
+        "supported_instruction_sets",
+        "instruction_set",
+        "cuda_architectures",
+        "torch_built_with",
+        "torch_target",
+    }
+    assert info["version"] == fk.__version__
+    assert info["instruction_sets"][0] == "baseline"
+    assert set(info["supported_instruction_sets"]) <= set(info["instruction_sets"])
+    assert info["instruction_set"] in info["supported_instruction_sets"]
+    assert re.fullmatch(r"2\.\d+", info["torch_target"])
+
+
+def test_set_instruction_set_takes_effect(instruction_set):
+    assert fk.build_info()["instruction_set"] == instruction_set
+
+
+def test_set_instruction_set_refuses_an_unknown_name():
+    before = fk.build_info()["instruction_set"]
+    with pytest.raises(ValueError, match=r"name must be one of baseline.*got 'avx2'"):
+        fk.set_instruction_set("avx2")
+    assert fk.build_info()["instruction_set"] == before
+
+
+def test_set_instruction_set_refuses_what_the_cpu_lacks():
+    info = fk.build_info()
+    lacking = set(info["instruction_sets"]) - set(info["supported_instruction_sets"])
+    if not lacking:
+        pytest.skip("this CPU has every instruction set that is compiled")
+    for name in lacking:
+        with pytest.raises(ValueError, match=f"this CPU lacks '{name}'; it supports baseline"):
+            fk.set_instruction_set(name)
+
+
+def test_import_prints_nothing():
+    command = [sys.executable, "-W", "error", "-c", "import fractalkern"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.fixture(scope="module")
+def setup_script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("fractalkern_setup", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("wanted", ["yes", "", "2"])
+def test_wrong_cuda_setting_is_one_sentence(setup_script, monkeypatch, wanted):
+    monkeypatch.setenv("FRACTALKERN_CUDA", wanted)
+    with pytest.raises(SystemExit, match=f"^FRACTALKERN_CUDA must be auto, 0 or 1, got '{wanted}'"):
+        setup_script.find_nvcc()
+
+
+def test_missing_nvcc_fails_when_cuda_is_required(setup_script, monkeypatch):
+    monkeypatch.setenv("FRACTALKERN_CUDA", "1")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit, match=r"^FRACTALKERN_CUDA=1 but no nvcc is on the PATH; .*$"):
+        setup_script.find_nvcc()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [("auto", "fractalkern: no nvcc on the PATH, building for the CPU only\n"), ("0", "")],
+)
+def test_missing_nvcc_means_a_cpu_build(setup_script, monkeypatch, capsys, wanted, said):
+    monkeypatch.setenv("FRACTALKERN_CUDA", wanted)
+    monkeypatch.setenv("PATH", "")
+    assert setup_script.find_nvcc() is None
+    assert capsys.readouterr().out == said
+
+
+@pytest.mark.needs("nvcc")
+def test_cuda_half_is_built_where_nvcc_is():
+    assert fk.build_info()["cuda_architectures"]
+
+
+def included(path: Path) -> set[Path]:
+    """The project's own files that `path` includes, directly or not, and itself."""
+    found, queue = set(), [path]
+    while queue:
+        current = queue.pop()
+        if current in found:
+            continue
+        found.add(current)
+        for name in re.findall(r'#include "([^"]+)"', current.read_text()):
+            queue.append(ROOT / "csrc" / name)
+    return found
+
+
+TORCH_FREE = sorted(
+    path.relative_to(ROOT / "csrc").as_posix()
+    for pattern in ("*/*.cpp", "*/*.cu", "*/*.h")
+    for path in (ROOT / "csrc").glob(pattern)
+    if not path.name.endswith("_op.cpp") and path.name != "torch_glue.h"
+)
+
+
+@pytest.mark.parametrize("name", TORCH_FREE)
+def test_kernel_files_include_no_torch_header(name):
+    for path in included(ROOT / "csrc" / name):
+        assert not re.search(r"#include <(torch|ATen|c10)/", path.read_text()), path
+
+
+def test_every_op_is_registered_and_tested_by_opcheck():
+    """A kernel is complete with its reference, a fake kernel, an opcheck and a compile test."""
+    for path in (ROOT / "csrc").glob("*/*_op.cpp"):
+        stem = path.name.removesuffix("_op.cpp")
+        assert (ROOT / "fractalkern" / "reference" / f"{stem}.py").exists(), stem
+        assert "register_fake" in (ROOT / "fractalkern" / "ops" / f"{stem}.py").read_text(), stem
+        test = (ROOT / "python_tests" / f"test_{stem}.py").read_text()
+        assert "opcheck(" in test, stem
+        assert "fullgraph=True" in test, stem
