@@ -1,6 +1,8 @@
 // Checks the box_count kernel against a count of every box by itself, over random shapes, sizes,
 // origins, rules and borders, for every instruction set of this CPU. Meant for sanitizers: the mask
 // lies unaligned in a buffer of exactly its own length.
+#include "box_count/box_count.h"
+
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -9,7 +11,6 @@
 #include <thread>
 #include <vector>
 
-#include "box_count/box_count.h"
 #include "common/instruction_set.h"
 
 namespace {
@@ -109,8 +110,7 @@ bool check(Random& random, const std::string& instruction_set) {
   p.offsets = powers && random.below(3) > 0 ? 1 : random.below(5);
   p.mixed = random.below(2) == 0;
   p.crop = random.below(2) == 0;
-  const int64_t grids =
-      fractalkern::box_count_grids(p.dims, p.sizes, p.size_count, p.offsets);
+  const int64_t grids = fractalkern::box_count_grids(p.dims, p.sizes, p.size_count, p.offsets);
   if (grids > 400) return check(random, instruction_set);
 
   const auto mask = std::make_unique<uint8_t[]>(static_cast<size_t>(p.batch * cells + 1));
