@@ -16,10 +16,10 @@ struct BoxCount {
   int64_t shape[kBoxCountMaxDims];  // cells along each spatial axis, the last one contiguous
   const int64_t* sizes;             // [size_count], cells along the edge of a box
   int64_t size_count;
-  int64_t offsets;   // origins per axis and size: floor(j * size / offsets); 0 = every cell
-  bool mixed;        // count boxes that hold cells of both kinds, else any cell of the set
-  bool crop;         // leave out boxes that stick out of the array
-  int64_t* counts;   // [batch, box_count_grids()], written
+  int64_t offsets;  // origins per axis and size: floor(j * size / offsets); 0 = every cell
+  bool mixed;       // count boxes that hold cells of both kinds, else any cell of the set
+  bool crop;        // leave out boxes that stick out of the array
+  int64_t* counts;  // [batch, box_count_grids()], written
 };
 
 // Distinct origins along one axis of boxes of `size` cells.

@@ -10,9 +10,9 @@ namespace {
 Tensor box_count(const Tensor& mask, int64_t spatial_dims, const std::vector<int64_t>& sizes,
                  int64_t offsets, bool mixed, bool crop) {
   const ScalarType dtype = mask.scalar_type();
-  STD_TORCH_CHECK(dtype == ScalarType::Bool || dtype == ScalarType::Byte ||
-                      dtype == ScalarType::Char,
-                  "box_count: mask must be bool, uint8 or int8");
+  STD_TORCH_CHECK(
+      dtype == ScalarType::Bool || dtype == ScalarType::Byte || dtype == ScalarType::Char,
+      "box_count: mask must be bool, uint8 or int8");
   STD_TORCH_CHECK(spatial_dims >= 1 && spatial_dims <= kBoxCountMaxDims,
                   "box_count: spatial_dims must be 1 to ", kBoxCountMaxDims, ", got ",
                   spatial_dims);
@@ -42,8 +42,7 @@ Tensor box_count(const Tensor& mask, int64_t spatial_dims, const std::vector<int
   const int64_t grids = box_count_grids(dims, problem.sizes, problem.size_count, offsets);
   STD_TORCH_CHECK(grids >= 0, "box_count: more grids than an int64 can count");
 
-  Tensor counts =
-      torch::stable::new_empty(contiguous, {problem.batch, grids}, ScalarType::Long);
+  Tensor counts = torch::stable::new_empty(contiguous, {problem.batch, grids}, ScalarType::Long);
   problem.counts = static_cast<int64_t*>(counts.data_ptr());
   box_count_cpu(problem, torch_parallel());
   return counts;
