@@ -48,8 +48,9 @@ class Block {
   static constexpr int kLanes = FRACTALKERN_ISA_TAG::kVectorBytes / sizeof(T);
   // Accumulators of a register tile: enough to hide the latency of two multiply-adds a cycle, few
   // enough that one operand row and a broadcast fit beside them.
-  static constexpr int kTileRows = FRACTALKERN_ISA_TAG::kRegisters == 32 ? 4 : 4;
+  static constexpr int kTileRows = 4;
   static constexpr int kTileColumns = FRACTALKERN_ISA_TAG::kRegisters == 32 ? 4 : 2;
+  static constexpr int kTanhGroup = FRACTALKERN_ISA_TAG::kRegisters == 32 ? 4 : 2;
 
  public:
   FRACTALKERN_TARGET explicit Block(const WorkerArgs<T>& worker)
@@ -207,6 +208,7 @@ class Block {
     int64_t r = 0;
     for (; r + kTileRows <= rows; r += kTileRows) hidden_rows<kTileRows>(x, r);
     for (; r < rows; ++r) hidden_rows<1>(x, r);
+    activate(rows);
   }
 
   template <int kRows>
@@ -216,7 +218,7 @@ class Block {
     for (; j < h(); ++j) hidden_tile<kRows, 1>(x, r, j);
   }
 
-  // hidden[r.., j..] = phi(x W0)
+  // hidden[r.., j..] = x W0
   template <int kRows, int kColumns>
   FRACTALKERN_TARGET_INLINE void hidden_tile(const T* x, int64_t r, int64_t j) {
     V sum[kRows][kColumns] = {};
@@ -231,22 +233,34 @@ class Block {
       }
     }
     V* out = hidden_ + r * h() + j;
+#pragma GCC unroll 8
+    for (int a = 0; a < kRows; ++a)
+#pragma GCC unroll 8
+      for (int b = 0; b < kColumns; ++b) out[a * h() + b] = sum[a][b];
+  }
+
+  // hidden = phi(hidden). A pass of its own: beside a register tile's sums the constants and
+  // temporaries of tanh do not fit the registers.
+  FRACTALKERN_TARGET_INLINE void activate(int64_t rows) {
+    const int64_t size = rows * h();
     if (args_.activation == Activation::kTanh) {
-#pragma GCC unroll 8
-      for (int a = 0; a < kRows; ++a)
-#pragma GCC unroll 8
-        for (int b = 0; b < kColumns; ++b) out[a * h() + b] = fast_tanh(sum[a][b]);
+      const int64_t grouped = size / kTanhGroup * kTanhGroup;
+      for (int64_t i = 0; i < grouped; i += kTanhGroup) tanh_group<kTanhGroup>(hidden_ + i);
+      if constexpr (kHidden % kTanhGroup != 0 || kHidden == 0)
+        for (int64_t i = grouped; i < size; ++i) tanh_group<1>(hidden_ + i);
     } else if (args_.activation == Activation::kRelu) {
-#pragma GCC unroll 8
-      for (int a = 0; a < kRows; ++a)
-#pragma GCC unroll 8
-        for (int b = 0; b < kColumns; ++b) out[a * h() + b] = sum[a][b] < T(0) ? V{} : sum[a][b];
-    } else {
-#pragma GCC unroll 8
-      for (int a = 0; a < kRows; ++a)
-#pragma GCC unroll 8
-        for (int b = 0; b < kColumns; ++b) out[a * h() + b] = sum[a][b];
+      for (int64_t i = 0; i < size; ++i) hidden_[i] = hidden_[i] < T(0) ? V{} : hidden_[i];
     }
+  }
+
+  template <int kCount>
+  FRACTALKERN_TARGET_INLINE static void tanh_group(V* values) {
+    V group[kCount];
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; ++i) group[i] = values[i];
+    fast_tanh(group);
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; ++i) values[i] = group[i];
   }
 
   // residual = prediction - y; returns the sum of its squares.
@@ -396,10 +410,10 @@ FRACTALKERN_TARGET void tanh_array(const TanhArgs<T>& args) {
   constexpr int64_t kLanes = sizeof(V) / sizeof(T);
   for (int64_t i = 0; i < args.size; i += kLanes) {
     const int64_t count = std::min(kLanes, args.size - i);
-    V value = {};
-    for (int64_t l = 0; l < count; ++l) value[l] = args.in[i + l];
-    value = fast_tanh(value);
-    for (int64_t l = 0; l < count; ++l) args.out[i + l] = value[l];
+    V value[1] = {};
+    for (int64_t l = 0; l < count; ++l) value[0][l] = args.in[i + l];
+    fast_tanh(value);
+    for (int64_t l = 0; l < count; ++l) args.out[i + l] = value[0][l];
   }
 }
 

@@ -32,6 +32,10 @@ struct TanhConstants<double> {
   static constexpr double kHalfLn2 = 0x1.62e42fefa39efp-2;
   static constexpr int64_t kMagnitudeMask = INT64_MAX;
   static constexpr int64_t kHalfTimesOneBits = int64_t{1022 + 1023} << 52;  // 0.5/s: minus s's bits
+  // Relative error of B: 3e-18.
+  static constexpr int kDegree = 4;
+  static constexpr double kC[] = {0x1.5555555555553p-2, -0x1.6c16c16c0abe6p-6, 0x1.1566ab5c0cca8p-9,
+                                  -0x1.bbd53204bb10fp-13, 0x1.63f262586d051p-16};
 };
 template <>
 struct TanhConstants<float> {
@@ -42,61 +46,75 @@ struct TanhConstants<float> {
   static constexpr float kHalfLn2 = 0x1.62e43p-2f;
   static constexpr int32_t kMagnitudeMask = INT32_MAX;
   static constexpr int32_t kHalfTimesOneBits = int32_t{126 + 127} << 23;
+  // Relative error of B: 7e-9.
+  static constexpr int kDegree = 1;
+  static constexpr float kC[] = {0x1.555546p-2f, -0x1.6b0cd8p-6f};
 };
 
-// rho * coth(rho) for |rho| <= ln(2)/4 from z = rho^2: relative error 3e-18 (double), 7e-9 (float).
-// Coefficients: interpolation of (rho coth(rho) - 1)/z at the Chebyshev nodes of that range.
-template <class Real>
-FRACTALKERN_MATH Real rho_coth_rho(Real z) {
-  using T = typename RealTraits<Real>::Scalar;
-  if constexpr (sizeof(T) == 8) {
-    Real c = z * T(0x1.63f262586d051p-16) + T(-0x1.bbd53204bb10fp-13);
-    c = c * z + T(0x1.1566ab5c0cca8p-9);
-    c = c * z + T(-0x1.6c16c16c0abe6p-6);
-    c = c * z + T(0x1.5555555555553p-2);
-    return c * z + T(1);
-  } else {
-    const Real c = z * T(-0x1.6b0cd8p-6) + T(0x1.555546p-2);
-    return c * z + T(1);
-  }
-}
-
-// tanh. With |x| = k ln(2)/2 + rho, s = 2^k and B = rho coth(rho), the addition theorem gives
+// tanh of kCount independent values, in place. With |x| = k ln(2)/2 + rho, s = 2^k and
+// B = rho coth(rho), the addition theorem gives
 //   tanh|x| = ((s-1) B + (s+1) rho) / ((s+1) B + (s-1) rho).
 // The three roundings of that quotient would cost 2.5 ulp, so a short number t near it is taken out
 // exactly and only the remainder carries them. One division, no table; k = 0 leaves rho / B, so
 // small arguments keep full relative precision. Absolute error below 4e-16; at most 2 ulp for
 // |x| >= 0.25 (float64).
-template <class Real>
-FRACTALKERN_MATH Real fast_tanh(Real x) {
+//
+// Each value is one chain of some thirty dependent operations: the stages run over all values in
+// turn so that the chains overlap within the scheduler's window.
+template <int kCount, class Real>
+FRACTALKERN_MATH void fast_tanh(Real (&x)[kCount]) {
   using Scalar = typename RealTraits<Real>::Scalar;
   using Bits = typename RealTraits<Real>::Bits;
   using C = TanhConstants<Scalar>;
-  const Bits x_bits = __builtin_bit_cast(Bits, x);
-  const Bits magnitude_bits = x_bits & C::kMagnitudeMask;
-  Real magnitude = __builtin_bit_cast(Real, magnitude_bits);
-  // NaN compares false and passes through.
-  magnitude = magnitude > C::kSaturated ? Real{} + C::kSaturated : magnitude;
-  const Real shifted = magnitude * C::kTwoOverLn2 + C::kShift;
-  const Real k = shifted - C::kShift;
-  const Real rho = magnitude - k * C::kHalfLn2;
-  const Bits s_bits = __builtin_bit_cast(Bits, shifted) << C::kMantissaBits;
-  const Real s = __builtin_bit_cast(Real, s_bits);
-  const Real b = rho_coth_rho(Real(rho * rho));
-  const Real below = s - Scalar(1);
-  const Real above = s + Scalar(1);
-  Real t;
-  if constexpr (FRACTALKERN_ISA_TAG::kFusedMultiplyAdd) {
-    t = Scalar(0.5) - __builtin_bit_cast(Real, Bits(C::kHalfTimesOneBits - s_bits));  // (1 - 1/s)/2
-  } else {  // more roundings: stay closer
-    t = s > Scalar(8) ? Real{} + Scalar(8) : s;
-    t = s > Scalar(1) ? t * Scalar(0.125) : Real{};
+  Bits sign[kCount], s_bits[kCount];
+  Real shifted[kCount], z[kCount], b[kCount], quotient[kCount], t[kCount];
+
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) {
+    const Bits bits = __builtin_bit_cast(Bits, x[i]);
+    const Bits magnitude = bits & C::kMagnitudeMask;
+    sign[i] = bits ^ magnitude;
+    x[i] = __builtin_bit_cast(Real, magnitude);
+    x[i] = x[i] > C::kSaturated ? Real{} + C::kSaturated : x[i];  // NaN passes through
   }
-  const Real remainder = (below - t * above) * b + (above - t * below) * rho;
-  const Real denominator = above * b + below * rho;
-  const Real result = t + remainder / denominator;
-  const Bits result_bits = __builtin_bit_cast(Bits, result) | (x_bits ^ magnitude_bits);
-  return __builtin_bit_cast(Real, result_bits);
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) {
+    shifted[i] = x[i] * C::kTwoOverLn2 + C::kShift;
+    s_bits[i] = __builtin_bit_cast(Bits, shifted[i]) << C::kMantissaBits;
+  }
+  Real(&rho)[kCount] = x;
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) rho[i] = x[i] - (shifted[i] - C::kShift) * C::kHalfLn2;
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) z[i] = rho[i] * rho[i];
+
+  // B: kC interpolates (rho coth(rho) - 1)/z at the Chebyshev nodes of |rho| <= ln(2)/4.
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) b[i] = z[i] * C::kC[C::kDegree] + C::kC[C::kDegree - 1];
+#pragma GCC unroll 8
+  for (int d = C::kDegree - 2; d >= 0; --d)
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; ++i) b[i] = b[i] * z[i] + C::kC[d];
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) b[i] = b[i] * z[i] + Scalar(1);
+
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) {
+    const Real s = __builtin_bit_cast(Real, s_bits[i]);
+    const Real below = s - Scalar(1);
+    const Real above = s + Scalar(1);
+    if constexpr (FRACTALKERN_ISA_TAG::kFusedMultiplyAdd) {  // (1 - 1/s)/2
+      t[i] = Scalar(0.5) - __builtin_bit_cast(Real, Bits(C::kHalfTimesOneBits - s_bits[i]));
+    } else {  // more roundings: stay closer
+      t[i] = s > Scalar(8) ? Real{} + Scalar(8) : s;
+      t[i] = s > Scalar(1) ? t[i] * Scalar(0.125) : Real{};
+    }
+    const Real remainder = (below - t[i] * above) * b[i] + (above - t[i] * below) * rho[i];
+    quotient[i] = remainder / (above * b[i] + below * rho[i]);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i)
+    x[i] = __builtin_bit_cast(Real, __builtin_bit_cast(Bits, t[i] + quotient[i]) | sign[i]);
 }
 
 // The convergence measure of a loss history, accumulated entry by entry.
