@@ -21,12 +21,13 @@
 // and most end at the first word.
 //
 // Tried and lost:
-// - One row at a time through the pyramid: 2x slower at 512^2, 1.6x on 4096 masks of 200^2. Rows
+// - One row at a time through the pyramid: 1.6x slower on 4096 masks of 200^2, 1.2x at 512^2. Rows
 //   of a few words leave vectors empty, the per-row control flow outweighs them, and the vector
 //   load after the packing stores stalls, as the stores are narrower. Hence strips, and within
 //   them the rows in bit-reversed order, so that partners are half a strip apart.
-// - Tables of windows of 2^m segments for many origins: not needed. With all origins the ORs of a
-//   box's rows stay in L1 and the bit tests along the last axis cost as much.
+// - A parallel region for every size: on a machine with other work each one waits for a time slice,
+//   ten sizes for ten. Hence all counts in one region.
+// Not tried: tables of the ORs of 2^m segments, which would let many origins share their sums.
 #include <algorithm>
 #include <array>
 #include <atomic>
