@@ -21,12 +21,13 @@
 // and most end at the first word.
 //
 // Tried and lost:
-// - One row at a time through the pyramid: 2x slower at 512^2, 1.6x on 4096 masks of 200^2. Rows
+// - One row at a time through the pyramid: 1.6x slower on 4096 masks of 200^2, 1.2x at 512^2. Rows
 //   of a few words leave vectors empty, the per-row control flow outweighs them, and the vector
 //   load after the packing stores stalls, as the stores are narrower. Hence strips, and within
 //   them the rows in bit-reversed order, so that partners are half a strip apart.
-// - Tables of windows of 2^m segments for many origins: not needed. With all origins the ORs of a
-//   box's rows stay in L1 and the bit tests along the last axis cost as much.
+// - A parallel region for every size: 1.4x slower at 4096^2 with ten sizes on a machine with other
+//   work, where a region waits for a time slice. Hence all counts in one region.
+// Not tried: tables of the ORs of 2^m segments, which would let many origins share their sums.
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -774,10 +775,38 @@ void reduce(const Reduction& r, const Parallel& parallel) {
 // Counts one size on a lattice whose cuts include all of its boxes' edges.
 struct Stage {
   const Lattice& lattice;
-  const Boxes* boxes;  // [leading axes]
-  const LastAxis& last;
+  std::array<Boxes, kBoxCountMaxDims> boxes;  // [leading axes]
+  LastAxis last;
   int64_t* counts;        // [items], the first grid of this size
   int64_t counts_stride;  // from item to item
+
+  // Units of work: item, origin along axis 0, chunk of words, block of boxes along axis 0.
+  int64_t chunk_words, chunks, blocks, units;
+
+  void divide(int64_t tasks_wanted) {
+    chunk_words = std::max<int64_t>(2048, ceil_div(std::min(last.size, last.cells), 32));
+    chunks = ceil_div(lattice.words, chunk_words);
+    units = lattice.items * boxes[0].origins() * chunks;
+    const auto most_boxes =
+        ceil_div(static_cast<int64_t>(boxes[0].range.size()), boxes[0].origins());
+    blocks =
+        std::clamp<int64_t>(ceil_div(tasks_wanted, units), 1, std::max<int64_t>(most_boxes, 1));
+    units *= blocks;
+  }
+
+  int64_t work() const {
+    return 8 * lattice.items * lattice.item_stride() * static_cast<int64_t>(last.origins.size());
+  }
+
+  void run_unit(int64_t unit, std::vector<int64_t>& local, std::vector<uint64_t>& scratch) const {
+    const int64_t block = unit % blocks;
+    const int64_t chunk = (unit /= blocks) % chunks;
+    const int64_t origin = (unit /= chunks) % boxes[0].origins();
+    const int64_t item = unit / boxes[0].origins();
+    const int64_t count = boxes[0].begin[origin + 1] - boxes[0].begin[origin];
+    run(item, origin, block * count / blocks, (block + 1) * count / blocks, chunk * chunk_words,
+        std::min((chunk + 1) * chunk_words, lattice.words), local, scratch);
+  }
 
   // Boxes [begin, end) of origin `origin` along axis 0; boxes that start in the given words.
   void run(int64_t item, int64_t origin, int64_t begin, int64_t end, int64_t first_word,
@@ -857,36 +886,28 @@ struct Stage {
   }
 };
 
-void count_stage(const Stage& stage, const Parallel& parallel) {
-  const Lattice& lattice = stage.lattice;
-  const Boxes& boxes = stage.boxes[0];
-  const int64_t chunk_words =
-      std::max<int64_t>(2048, ceil_div(std::min(stage.last.size, stage.last.cells), 32));
-  const int64_t chunks = ceil_div(lattice.words, chunk_words);
-  const int64_t units = lattice.items * boxes.origins() * chunks;
-  const int64_t widest = ceil_div(static_cast<int64_t>(boxes.range.size()), boxes.origins());
+// All stages in one parallel region: their lattices are there, and a region costs more than most.
+void count_stages(std::vector<Stage>& stages, const Parallel& parallel) {
   const int64_t tasks_wanted = 8 * parallel.threads();
-  const int64_t blocks =
-      std::clamp<int64_t>(ceil_div(tasks_wanted, units), 1, std::max<int64_t>(widest, 1));
-  const int64_t tasks = std::min(units * blocks, 4 * tasks_wanted);
-  const int64_t work =
-      8 * lattice.items * lattice.item_stride() * static_cast<int64_t>(stage.last.origins.size());
-  parallel.for_each(tasks, work, [&](int64_t t) {
+  std::vector<int64_t> first_task = {0};
+  int64_t work = 0;
+  for (Stage& stage : stages) {
+    stage.divide(tasks_wanted);
+    first_task.push_back(first_task.back() + std::min(stage.units, 4 * tasks_wanted));
+    work += stage.work();
+  }
+  parallel.for_each(first_task.back(), work, [&](int64_t index) {
+    const auto place =
+        std::upper_bound(first_task.begin(), first_task.end(), index) - first_task.begin() - 1;
+    const Stage& stage = stages[static_cast<size_t>(place)];
+    const int64_t task = index - first_task[place];
+    const int64_t tasks = first_task[place + 1] - first_task[place];
     std::vector<int64_t> local;
     std::vector<uint64_t> scratch;
-    const int64_t stop = (t + 1) * units * blocks / tasks;
-    for (int64_t unit = t * units * blocks / tasks; unit < stop; ++unit) {
-      int64_t rest = unit;
-      const int64_t block = rest % blocks;
-      const int64_t chunk = (rest /= blocks) % chunks;
-      const int64_t origin = (rest /= chunks) % boxes.origins();
-      const int64_t item = rest / boxes.origins();
-      const int64_t count = boxes.begin[origin + 1] - boxes.begin[origin];
-      stage.run(item, origin, block * count / blocks, (block + 1) * count / blocks,
-                chunk * chunk_words, std::min((chunk + 1) * chunk_words, lattice.words), local,
-                scratch);
-    }
+    for (int64_t unit = task * stage.units / tasks; unit < (task + 1) * stage.units / tasks; ++unit)
+      stage.run_unit(unit, local, scratch);
   });
+  stages.clear();
 }
 
 void count_any_sizes(const BoxCount& p, const Parallel& parallel) {
@@ -924,6 +945,12 @@ void count_any_sizes(const BoxCount& p, const Parallel& parallel) {
     return leading;
   };
 
+  // Where the counts of a size begin in a row: at its first mention.
+  const auto column_of = [&](int64_t size) {
+    return box_count_grids(p.dims, p.sizes,
+                           std::find(p.sizes, p.sizes + p.size_count, size) - p.sizes, p.offsets);
+  };
+
   // Several small masks at a time, as many as share a core's cache with their lattices.
   constexpr int64_t kGroupWords = 1 << 16;
   const auto finest = cuts_from(0, 16 * parallel.threads());
@@ -934,27 +961,32 @@ void count_any_sizes(const BoxCount& p, const Parallel& parallel) {
 
   for (int64_t first_item = 0; first_item < p.batch; first_item += group) {
     const int64_t items = std::min(group, p.batch - first_item);
+    const auto make_lattice = [&](const Leading& leading) {
+      auto lattice = std::make_unique<Lattice>(Lattice{leading, items, words, planes, nullptr});
+      lattice->bits = std::make_unique_for_overwrite<uint64_t[]>(
+          static_cast<size_t>(items * lattice->item_stride()));
+      return lattice;
+    };
     auto cuts = finest;
-    Lattice lattice{cells_of(cuts), items, words, planes, nullptr};
-    lattice.bits = std::make_unique_for_overwrite<uint64_t[]>(
-        static_cast<size_t>(items * lattice.item_stride()));
+    std::vector<std::unique_ptr<Lattice>> lattices;
+    lattices.push_back(make_lattice(cells_of(cuts)));
     reduce(Reduction{p.mask + first_item * array.rows() * cells, nullptr, cells, cuts.data(),
-                     &lattice},
+                     lattices.back().get()},
            parallel);
 
+    std::vector<Stage> stages;
+    int64_t ranges = 0;
     for (int64_t i = 0; i < size_count; ++i) {
       const int64_t size = sizes[static_cast<size_t>(i)];
       auto coarser = cuts_from(i, 1);
-      Leading coarser_cells = cells_of(coarser);
-      if (4 * coarser_cells.rows() <= 3 * lattice.leading.rows()) {
-        Lattice merged{coarser_cells, items, words, planes, nullptr};
-        merged.bits = std::make_unique_for_overwrite<uint64_t[]>(
-            static_cast<size_t>(items * merged.item_stride()));
+      if (4 * cells_of(coarser).rows() <= 3 * lattices.back()->leading.rows()) {
         auto indices = coarser;
         for (int k = 0; k < array.axes; ++k)
           for (int64_t& position : indices[k]) position = index_of(cuts[k], position);
-        reduce(Reduction{nullptr, &lattice, cells, indices.data(), &merged}, parallel);
-        lattice = std::move(merged);
+        auto merged = make_lattice(cells_of(coarser));
+        reduce(Reduction{nullptr, lattices.back().get(), cells, indices.data(), merged.get()},
+               parallel);
+        lattices.push_back(std::move(merged));
         cuts = std::move(coarser);
       }
 
@@ -970,27 +1002,31 @@ void count_any_sizes(const BoxCount& p, const Parallel& parallel) {
         }
       }
       std::array<Boxes, kBoxCountMaxDims> boxes;
-      if (p.dims == 1) {
-        boxes[0] = Boxes{{0, 1}, {{0, 1}}};
-      } else {
-        for (int k = 0; k < array.axes; ++k) boxes[k] = boxes_of(cuts[k], size, p.offsets, p.crop);
+      for (int k = 0; k < array.axes; ++k) {
+        boxes[k] =
+            p.dims == 1 ? Boxes{{0, 1}, {{0, 1}}} : boxes_of(cuts[k], size, p.offsets, p.crop);
+        ranges += static_cast<int64_t>(boxes[k].range.size());
       }
-      // The same size may have been asked for more than once.
-      const int64_t grids = box_count_grids(p.dims, &size, 1, p.offsets);
-      int64_t column = 0, counted_at = -1;
-      for (int64_t j = 0; j < p.size_count; ++j) {
-        int64_t* const counts = p.counts + first_item * row_grids + column;
-        if (p.sizes[j] == size && counted_at < 0) {
-          counted_at = column;
-          count_stage(Stage{lattice, boxes.data(), last, counts, row_grids}, parallel);
-        } else if (p.sizes[j] == size) {
-          for (int64_t item = 0; item < items; ++item)
-            std::copy_n(counts + item * row_grids + counted_at - column, grids,
-                        counts + item * row_grids);
-        }
-        column += box_count_grids(p.dims, p.sizes + j, 1, p.offsets);
+      int64_t* const counts = p.counts + first_item * row_grids + column_of(size);
+      stages.push_back(Stage{*lattices.back(), std::move(boxes), std::move(last), counts, row_grids,
+                             0, 0, 0, 0});
+      constexpr int64_t kMostRanges = 1 << 20;  // what may wait, for the sake of memory
+      if (ranges > kMostRanges || i + 1 == size_count) {
+        count_stages(stages, parallel);
+        ranges = 0;
       }
     }
+  }
+
+  // The same size may have been asked for more than once.
+  int64_t column = 0;
+  for (int64_t j = 0; j < p.size_count; ++j) {
+    const int64_t grids = box_count_grids(p.dims, p.sizes + j, 1, p.offsets);
+    const int64_t counted = column_of(p.sizes[j]);
+    for (int64_t item = 0; item < p.batch && counted != column; ++item)
+      std::copy_n(p.counts + item * row_grids + counted, grids,
+                  p.counts + item * row_grids + column);
+    column += grids;
   }
 }
 
