@@ -130,7 +130,7 @@ def extension() -> Extension:
             ("FRACTALKERN_COMPILER", f'"{compiler_name()}"'),
         ],
         extra_compile_args=[
-            *["-O3", "-fvisibility=hidden", *COMPILE_FLAGS],
+            *["-O3", "-g0", "-fvisibility=hidden", *COMPILE_FLAGS],
             *[f"-isystem{path}" for path in system_includes],
             *sanitize,
         ],

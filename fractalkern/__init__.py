@@ -2,19 +2,29 @@
 
 from fractalkern._native import build_info, set_instruction_set
 from fractalkern.backends import use_backend
+from fractalkern.dimension import BoxDimension, DimensionResult, box_dimension, estimate_dimension
+from fractalkern.edges import boundary
 from fractalkern.errors import BackendError, DegenerateBoundaryError, InputError, InputTypeError
+from fractalkern.ops.box_count import BoxCounts, box_count
 from fractalkern.ops.train_sweep import SweepResult, train_sweep
 
 __version__: str = build_info()["version"]
 
 __all__ = [
     "BackendError",
+    "BoxCounts",
+    "BoxDimension",
     "DegenerateBoundaryError",
+    "DimensionResult",
     "InputError",
     "InputTypeError",
     "SweepResult",
     "__version__",
+    "boundary",
+    "box_count",
+    "box_dimension",
     "build_info",
+    "estimate_dimension",
     "set_instruction_set",
     "train_sweep",
     "use_backend",

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 from fractalkern.errors import BackendError, InputError
 
 BACKENDS = ("native", "reference", "triton")
 
-_forced: ContextVar[str | None] = ContextVar("fractalkern_backend", default=None)
+# A plain global and not a ContextVar: torch.compile guards on the one and cannot trace the other.
+_forced: str | None = None
 
 
 def unavailable_reason(name: str) -> str | None:
@@ -31,12 +31,12 @@ def resolve(backend: str | None) -> str:
     """The backend of a call: its argument, else the enclosing `use_backend`, else `native`."""
     if backend is not None:
         return _check(backend)
-    return _forced.get() or "native"
+    return _forced or "native"
 
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Forces `name` for every op called inside the block.
+    """Forces `name` for every op called inside the block, in all threads of the process.
 
     >>> import fractalkern as fk, torch
     >>> with fk.use_backend("reference"):
@@ -47,8 +47,9 @@ def use_backend(name: str) -> Iterator[None]:
         InputError: no such backend.
         BackendError: it is not available here; the message says why.
     """
-    token = _forced.set(_check(name))
+    global _forced  # noqa: PLW0603
+    before, _forced = _forced, _check(name)
     try:
         yield
     finally:
-        _forced.reset(token)
+        _forced = before

@@ -13,19 +13,23 @@
 
 namespace fractalkern {
 
-// Width of the vectors that the body should use, in bytes, and how many of them the registers hold.
+// What a body may assume: the width of vectors in bytes, how many registers hold one, and whether
+// a * b + c rounds once.
 struct Baseline {
   static constexpr int kVectorBytes = 16;
   static constexpr int kRegisters = 16;
+  static constexpr bool kFusedMultiplyAdd = false;
 };
 #if defined(__x86_64__)
 struct X86V3 {
   static constexpr int kVectorBytes = 32;
   static constexpr int kRegisters = 16;
+  static constexpr bool kFusedMultiplyAdd = true;
 };
 struct X86V4 {
   static constexpr int kVectorBytes = 64;
   static constexpr int kRegisters = 32;
+  static constexpr bool kFusedMultiplyAdd = true;
 };
 #define FRACTALKERN_TARGET_X86V3 __attribute__((target("arch=x86-64-v3")))
 #define FRACTALKERN_TARGET_X86V4 __attribute__((target("arch=x86-64-v4")))
@@ -55,6 +59,23 @@ struct EntryPoints {
 };
 
 }  // namespace fractalkern
+
+// The entry points of one function that every instruction set's namespace defines.
+#if defined(__x86_64__)
+#define FRACTALKERN_TABLE(function)                        \
+  {                                                        \
+    {                                                      \
+      baseline::function, x86v3::function, x86v4::function \
+    }                                                      \
+  }
+#else
+#define FRACTALKERN_TABLE(function) \
+  {                                 \
+    {                               \
+      baseline::function            \
+    }                               \
+  }
+#endif
 
 // Defines `NAME`, the table of entry points of the body template `BODY<Isa>(const ARGS&)`.
 #if defined(__x86_64__)

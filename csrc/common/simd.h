@@ -16,12 +16,6 @@ struct VectorOf {
   typedef T type __attribute__((vector_size(Bytes)));
 };
 
-// x - 0 is x for every x, so the compiler emits a plain broadcast (0 + x would turn -0 into 0).
-template <class V, class T>
-FRACTALKERN_INLINE V broadcast(T scalar) {
-  return scalar - V{};
-}
-
 // Uninitialised array aligned for the widest vector.
 template <class T>
 class AlignedArray {

@@ -1,17 +1,11 @@
 // The arithmetic of train_sweep, shared by host and device code. A `Real` is float, double or, on
 // the host, a GCC vector of either: every function is written lane by lane.
-#pragma once
+//
+// Included once per target, inside namespace fractalkern::FRACTALKERN_ISA, with FRACTALKERN_MATH
+// the specifiers of its functions (common/each_instruction_set.h); hence no include guard. Needs
+// <cmath> and <cstdint>.
 
-#include <cmath>
-#include <cstdint>
-
-#if defined(__CUDACC__)
-#define FRACTALKERN_MATH __host__ __device__ inline
-#else
-#define FRACTALKERN_MATH inline __attribute__((always_inline))
-#endif
-
-namespace fractalkern {
+namespace fractalkern::FRACTALKERN_ISA {
 
 // Bits is the integer type of the same width (and lane count) as Real; Scalar is one lane.
 template <class Real>
@@ -36,6 +30,8 @@ struct TanhConstants<double> {
   static constexpr int kMantissaBits = 52;
   static constexpr double kTwoOverLn2 = 0x1.71547652b82fep1;
   static constexpr double kHalfLn2 = 0x1.62e42fefa39efp-2;
+  static constexpr int64_t kMagnitudeMask = INT64_MAX;
+  static constexpr int64_t kHalfTimesOneBits = int64_t{1022 + 1023} << 52;  // 0.5/s: minus s's bits
 };
 template <>
 struct TanhConstants<float> {
@@ -44,6 +40,8 @@ struct TanhConstants<float> {
   static constexpr int kMantissaBits = 23;
   static constexpr float kTwoOverLn2 = 0x1.715476p1f;
   static constexpr float kHalfLn2 = 0x1.62e43p-2f;
+  static constexpr int32_t kMagnitudeMask = INT32_MAX;
+  static constexpr int32_t kHalfTimesOneBits = int32_t{126 + 127} << 23;
 };
 
 // rho * coth(rho) for |rho| <= ln(2)/4 from z = rho^2: relative error 3e-18 (double), 7e-9 (float).
@@ -63,29 +61,42 @@ FRACTALKERN_MATH Real rho_coth_rho(Real z) {
   }
 }
 
-// tanh. With x = k ln(2)/2 + rho, s = 2^k and B = rho coth(rho), the addition theorem gives
-//   tanh(x) = ((s-1) B + (s+1) rho) / ((s+1) B + (s-1) rho):
-// one division, no table, no cancellation (s = 1 leaves rho / B), odd because every term is.
-// Absolute error below 4e-16; at most 2 ulp for |x| >= 0.25 (float64).
+// tanh. With |x| = k ln(2)/2 + rho, s = 2^k and B = rho coth(rho), the addition theorem gives
+//   tanh|x| = ((s-1) B + (s+1) rho) / ((s+1) B + (s-1) rho).
+// The three roundings of that quotient would cost 2.5 ulp, so a short number t near it is taken out
+// exactly and only the remainder carries them. One division, no table; k = 0 leaves rho / B, so
+// small arguments keep full relative precision. Absolute error below 4e-16; at most 2 ulp for
+// |x| >= 0.25 (float64).
 template <class Real>
 FRACTALKERN_MATH Real fast_tanh(Real x) {
-  using C = TanhConstants<typename RealTraits<Real>::Scalar>;
-  using T = typename RealTraits<Real>::Scalar;
+  using Scalar = typename RealTraits<Real>::Scalar;
   using Bits = typename RealTraits<Real>::Bits;
-  // Written so that NaN, which compares false, passes through.
-  x = x > C::kSaturated ? Real{} + C::kSaturated : x;
-  x = x < -C::kSaturated ? Real{} - C::kSaturated : x;
-  const Real shifted = x * C::kTwoOverLn2 + C::kShift;
+  using C = TanhConstants<Scalar>;
+  const Bits x_bits = __builtin_bit_cast(Bits, x);
+  const Bits magnitude_bits = x_bits & C::kMagnitudeMask;
+  Real magnitude = __builtin_bit_cast(Real, magnitude_bits);
+  // NaN compares false and passes through.
+  magnitude = magnitude > C::kSaturated ? Real{} + C::kSaturated : magnitude;
+  const Real shifted = magnitude * C::kTwoOverLn2 + C::kShift;
   const Real k = shifted - C::kShift;
-  const Real rho = x - k * C::kHalfLn2;
-  const Real s = __builtin_bit_cast(Real, __builtin_bit_cast(Bits, shifted) << C::kMantissaBits);
+  const Real rho = magnitude - k * C::kHalfLn2;
+  const Bits s_bits = __builtin_bit_cast(Bits, shifted) << C::kMantissaBits;
+  const Real s = __builtin_bit_cast(Real, s_bits);
   const Real b = rho_coth_rho(Real(rho * rho));
-  // 1 - s rather than s - 1, so that -0 stays -0.
-  const Real one_minus_s = T(1) - s;
-  const Real one_plus_s = T(1) + s;
-  const Real numerator = one_plus_s * rho - one_minus_s * b;
-  const Real denominator = one_plus_s * b - one_minus_s * rho;
-  return numerator / denominator;
+  const Real below = s - Scalar(1);
+  const Real above = s + Scalar(1);
+  Real t;
+  if constexpr (FRACTALKERN_ISA_TAG::kFusedMultiplyAdd) {
+    t = Scalar(0.5) - __builtin_bit_cast(Real, Bits(C::kHalfTimesOneBits - s_bits));  // (1 - 1/s)/2
+  } else {  // more roundings: stay closer
+    t = s > Scalar(8) ? Real{} + Scalar(8) : s;
+    t = s > Scalar(1) ? t * Scalar(0.125) : Real{};
+  }
+  const Real remainder = (below - t * above) * b + (above - t * below) * rho;
+  const Real denominator = above * b + below * rho;
+  const Real result = t + remainder / denominator;
+  const Bits result_bits = __builtin_bit_cast(Bits, result) | (x_bits ^ magnitude_bits);
+  return __builtin_bit_cast(Real, result_bits);
 }
 
 // The convergence measure of a loss history, accumulated entry by entry.
@@ -128,4 +139,4 @@ class ConvergenceMeter {
   bool tail_finite_ = true;
 };
 
-}  // namespace fractalkern
+}  // namespace fractalkern::FRACTALKERN_ISA

@@ -3,22 +3,36 @@
 import os
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fractalkern.errors import InputError, InputTypeError
 
+FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+UNSIGNED_DTYPES = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
+INTEGER_DTYPES = (*UNSIGNED_DTYPES, torch.int8, torch.int16, torch.int32, torch.int64)
+
 
 def as_tensor(op: str, name: str, value: Any) -> Tensor:
     """`value` as a tensor without a copy where possible; NumPy arrays and nested lists work."""
     if isinstance(value, Tensor):
+        if value.layout != torch.strided:
+            raise InputTypeError(f"{op}: {name} must be a dense tensor, got {value.layout}")
         return value
+    if isinstance(value, np.ndarray) and not _is_shareable(value):
+        value = value.astype(value.dtype.newbyteorder("="), order="C")
     try:
         return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputTypeError(
             f"{op}: {name} must be a tensor or an array, got {type(value).__name__} ({error})"
         ) from None
+
+
+def _is_shareable(array: np.ndarray[Any, Any]) -> bool:
+    """Whether torch can use the memory: no step back, native byte order, not read-only."""
+    return min(array.strides, default=0) >= 0 and array.dtype.isnative and array.flags.writeable
 
 
 def require_shape(op: str, name: str, tensor: Tensor, shape: tuple[int, ...], meaning: str) -> None:

@@ -1,1 +1,1 @@
-"""Grids of runs: tiles, their store, progress."""
+"""Grids of runs: cells, a store that loses none of them, and what is shown meanwhile."""

@@ -1,0 +1,54 @@
+"""What a run was computed with."""
+
+import importlib.metadata
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+import torch
+
+import fractalkern
+
+_PACKAGES = ("torch", "numpy", "safetensors", "matplotlib")
+
+
+def environment() -> dict[str, object]:
+    """Versions, instruction set, threads, machine and, in a source checkout, the commit."""
+    return {
+        "fractalkern": fractalkern.__version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        "build": fractalkern.build_info(),
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "system": platform.platform(),
+        "commit": _commit(),
+        "written_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def _commit() -> str | None:
+    """The checkout's commit, `+` if changed since; None outside one, or without git."""
+    root = Path(fractalkern.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    commit = _git(root, "rev-parse", "HEAD")
+    return commit and commit + ("+" if _git(root, "status", "--porcelain") else "")
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(root), *arguments]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip()

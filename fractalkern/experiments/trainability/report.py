@@ -1,0 +1,73 @@
+"""The numbers of a run, as JSON and as text."""
+
+from pathlib import Path
+
+from fractalkern.experiments.trainability.config import TrainabilityConfig
+from fractalkern.experiments.trainability.findings import CONTROL_LINES, Findings
+
+
+def summary(
+    config: TrainabilityConfig, findings: Findings, compute_seconds: float, seconds: float
+) -> dict[str, object]:
+    """The content of summary.json.
+
+    `network_steps_per_second` is cells times steps over the time spent training the tiles; a
+    network that stops early, its remaining steps proven, counts all its steps. `seconds` is the
+    time of all sittings, with everything else they did.
+    """
+    fit = findings.dimension
+    return {
+        "condition": config.condition,
+        "cells": config.cells,
+        "steps": config.steps,
+        "converged_fraction": findings.converged_fraction,
+        "boundary_cells": findings.boundary_cells,
+        "dimension": fit and fit.dimension,
+        "dimension_stderr": fit and fit.stderr,
+        "dimension_r2": fit and fit.r2,
+        "dimension_fit_range": fit and fit.fit_range,
+        "dimension_estimator": fit and fit.estimator,
+        "dimension_missing_because": findings.reason,
+        "control_dimension": findings.control_dimension,
+        "control_dimension_range": [
+            min(line.dimension for line in findings.control),
+            max(line.dimension for line in findings.control),
+        ],
+        "control_lines": CONTROL_LINES,
+        "network_steps_per_second": config.cells * config.steps / compute_seconds,
+        "compute_seconds": compute_seconds,
+        "seconds": seconds,
+    }
+
+
+def text(
+    config: TrainabilityConfig, findings: Findings, numbers: dict[str, object], out: Path
+) -> str:
+    """What the command prints at its end."""
+    fit = findings.dimension
+    boundary = f"none: {findings.reason}"
+    if fit is not None:
+        low, high = fit.fit_range
+        boundary = (
+            f"{fit.dimension:.3f} ± {fit.stderr:.3f} (boxes of {low:g} to {high:g} cells, "
+            f"{findings.boundary_cells:,} boundary cells)"
+        )
+    lines = [
+        f"converged   {findings.converged_fraction:.1%} of {config.cells:,} networks",
+        f"dimension   {boundary}",
+        f"control     {findings.control_dimension:.3f} (mean of {CONTROL_LINES} straight lines "
+        "on the same grid)",
+        f"speed       {numbers['network_steps_per_second']:,.0f} network-steps/s "
+        f"({numbers['seconds']:.1f} s in all sittings)",
+        f"files       {out / 'fractal.png'}, dimension.png, summary.json, grid.safetensors",
+        _provenance(config),
+    ]
+    return "\n".join(lines)
+
+
+def _provenance(config: TrainabilityConfig) -> str:
+    exception = ", except that the offset is added only once" * (config.condition == "init-offset")
+    return (
+        f"The settings of the original (Sohl-Dickstein, 2024) are used exactly{exception}; its "
+        f"random numbers are not: these are Philox4x32-10 keyed by --seed {config.seed}."
+    )

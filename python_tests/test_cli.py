@@ -1,0 +1,178 @@
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fractalkern import BackendError, cli
+from fractalkern.cli import VERBS, main
+
+TINY = ["trainability", "--width", "4", "--steps", "20", "--resolution", "20"]
+
+
+def refused(capsys, arguments):
+    """The one sentence that a refused command prints."""
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith("fractalkern: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("--steps 0", "steps must be at least 1, got 0"),
+        ("--resolution 0", "resolution must be at least 17"),
+        ("--resolution 10000000", "must fit in memory"),
+        ("--width 0", "width must be at least 1, got 0"),
+        ("--seed -1", "seed must be an integer from 0"),
+        ("--window 6 -3 -3 6", "window must have LO0 < HI0, got 6.0 and -3.0"),
+        ("--window -3 6 1 1", "window must have LO1 < HI1, got 1.0 and 1.0"),
+        ("--window -3 nan -3 6", "window must have LO0 < HI0, got -3.0 and nan"),
+        ("--window -3 6 -3 inf", "window must lie within"),
+        ("--config absent.toml", "config must be a readable file, but absent.toml"),
+        ("--out /proc/fractalkern/run", "out must be a folder to write in"),
+        ("--out {file}", "is a file"),
+        ("--out {file}/below", "out must be a folder to write in"),
+        ("--out {other}", "holds other files (notes.txt)"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_2(capsys, tmp_path, options, named):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("")
+    options = options.format(file=tmp_path / "file", other=tmp_path / "other")
+    arguments = [*TINY, "--out", str(tmp_path / "run"), *options.split()]
+    assert named in refused(capsys, arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_changed_settings_are_refused_with_the_difference(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("fractalkern.experiments.trainability.run._report", lambda *_: "done")
+    command = [*TINY, "--out", str(tmp_path / "run")]
+    assert main(command) == 0
+    capsys.readouterr()
+    line = refused(capsys, [*command, "--seed", "5", "--condition", "relu"])
+    assert '(condition: "tanh" -> "relu", seed: 0 -> 5)' in line
+    assert main(command) == 0
+
+
+def test_unknown_verb_is_one_sentence(capsys):
+    assert "verb must be one of trainability, doctor, got 'trian'" in refused(capsys, ["trian"])
+
+
+def test_absent_backend_is_one_sentence(capsys, monkeypatch):
+    def fail(_):
+        raise BackendError("backend 'triton' is not available: no GPU")
+
+    monkeypatch.setitem(VERBS, "doctor", cli.Verb("", fail))
+    assert refused(capsys, ["doctor"]).endswith("no GPU")
+
+
+@pytest.mark.parametrize(
+    "options", ["--steps many", "--condition sine", "--window 1 2", "--nonsense", "--config"]
+)
+def test_usage_error_exits_2(capsys, options):
+    with pytest.raises(SystemExit) as exit_:
+        main(["trainability", *options.split()])
+    assert exit_.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["trainability", "--help"]])
+def test_help(capsys, arguments):
+    try:
+        assert main(arguments) == 0
+    except SystemExit as exit_:
+        assert exit_.code == 0
+    assert "usage: fractalkern" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("fractalkern 0.")
+
+
+def printed_config(capsys, *options):
+    assert main(["trainability", *options, "--print-config"]) == 0
+    return capsys.readouterr().out
+
+
+def test_printed_config_round_trips(capsys, tmp_path):
+    options = [
+        "--condition",
+        "tanh-minibatch",
+        "--window",
+        "-5.5",
+        "1e-3",
+        "0",
+        "2",
+        "--dtype",
+        "float32",
+        "--seed",
+        "7",
+    ]
+    text = printed_config(capsys, *options)
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    assert printed_config(capsys, "--config", str(path)) == text
+    assert "seed = 8\n" in printed_config(capsys, "--config", str(path), "--seed", "8")
+
+
+def test_layers_are_defaults_quick_file_options(capsys, tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text("resolution = 99\nsteps = 77\n")
+    assert "steps = 500\n" in printed_config(capsys)
+    quick = printed_config(capsys, "--quick")
+    assert "steps = 100\n" in quick
+    assert "resolution = 64\n" in quick
+    text = printed_config(capsys, "--quick", "--config", str(path), "--steps", "3")
+    assert "steps = 3\n" in text
+    assert "resolution = 99\n" in text
+
+
+def test_default_folder_is_named_after_the_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["trainability", "--quick", "--width", "2", "--resolution", "20"]) == 0
+    assert "runs/trainability-tanh-quick/fractal.png" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "trainability-tanh-quick" / "summary.json").exists()
+
+
+def test_doctor_names_every_part(capsys):
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    for part in ("fractalkern", "torch", "instructions", "threads", "CUDA kernels", "GPU"):
+        assert f"\n{part} " in f"\n{printed}"
+    assert all("needs" in line for line in printed.splitlines() if "not built" in line)
+
+
+def test_interrupt_keeps_tiles_says_how_to_go_on_and_exits_130(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "a run"
+    options = ["--width", "8", "--steps", "300", "--resolution", "40", "--tile-rows", "1"]
+    command = [sys.executable, "-m", "fractalkern", "trainability", *options, "--out", str(out)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (out / "tiles" / "00002.safetensors").exists():
+        assert child.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(child.pid, signal.SIGINT)
+    printed, errors = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert printed == ""
+    assert "Traceback" not in errors
+    assert "tiles are finished and kept" in errors
+
+    (resume,) = [line for line in errors.splitlines() if "To go on: " in line]
+    arguments = shlex.split(resume.split("To go on: ")[1])
+    assert arguments[0] == "fractalkern"
+    kept = int(resume.split("Interrupted: ")[1].split()[0])
+    assert 3 <= kept < 40
+    monkeypatch.setattr("fractalkern.experiments.trainability.run._report", lambda *_: "done")
+    assert main(arguments[1:]) == 0
+    assert f"trainability tanh: {kept * 40:,} of 1,600 cells" in capsys.readouterr().err

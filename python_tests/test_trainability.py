@@ -1,0 +1,388 @@
+import dataclasses
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from fractalkern import train_sweep
+from fractalkern.errors import InputError
+from fractalkern.experiments import settings
+from fractalkern.experiments.trainability import config as config_module
+from fractalkern.experiments.trainability import run as run_module
+from fractalkern.experiments.trainability.config import Condition, TrainabilityConfig, quick
+from fractalkern.experiments.trainability.data import shared
+from fractalkern.experiments.trainability.figures import restretch
+from fractalkern.experiments.trainability.findings import find
+from fractalkern.experiments.trainability.run import axes, run
+from fractalkern.sweeps.store import Store
+
+TINY = TrainabilityConfig(width=4, steps=20, resolution=20, tile_rows=1)
+TIMES = {"seconds", "compute_seconds", "network_steps_per_second"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An uninterrupted run and what it printed."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    return out, run(TINY, out)
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Drawing takes longer than computing a tiny grid."""
+    monkeypatch.setattr(run_module.figures, "fractal", lambda *_: b"")
+    monkeypatch.setattr(run_module.figures, "dimension", lambda *_: b"")
+
+
+def grid(out):
+    return safetensors.torch.load_file(out / "grid.safetensors")
+
+
+def summary(out):
+    return json.loads((out / "summary.json").read_text())
+
+
+def timeless(out):
+    return {key: value for key, value in summary(out).items() if key not in TIMES}
+
+
+def test_run_folder_holds_what_is_promised(finished):
+    out, text = finished
+    arrays = grid(out)
+    assert {name: (array.dtype, tuple(array.shape)) for name, array in arrays.items()} == {
+        "value": (torch.float64, (20, 20)),
+        "converged": (torch.bool, (20, 20)),
+        "final_loss": (torch.float64, (20, 20)),
+        "steps_run": (torch.int64, (20, 20)),
+        "axis0": (torch.float64, (20,)),
+        "axis1": (torch.float64, (20,)),
+    }
+    numbers = summary(out)
+    assert numbers["converged_fraction"] == arrays["converged"].double().mean().item()
+    assert 0.9 < numbers["dimension"] < 1.3
+    assert numbers["dimension_stderr"] > 0
+    assert abs(numbers["control_dimension"] - 1) < 0.05
+    assert numbers["seconds"] > numbers["compute_seconds"] > 0
+    rate = 400 * 20 / numbers["compute_seconds"]
+    assert numbers["network_steps_per_second"] == pytest.approx(rate)
+    environment = json.loads((out / "environment.json").read_text())
+    assert {"fractalkern", "torch", "build", "threads", "commit"} <= environment.keys()
+    assert settings.from_toml(TrainabilityConfig(), out / "config.toml") == TINY
+    assert f"{numbers['dimension']:.3f} ± " in text
+    assert f"{numbers['control_dimension']:.3f}" in text
+    assert "fractal.png" in text
+    assert "Philox4x32-10 keyed by --seed 0" in text
+
+
+@pytest.mark.parametrize(("name", "width"), [("fractal.png", 2000), ("dimension.png", 1600)])
+def test_pictures_are_large_and_not_blank(finished, name, width):
+    with Image.open(finished[0] / name) as picture:
+        assert picture.width >= width
+        assert picture.convert("RGB").resize((50, 50)).getcolors(maxcolors=10) is None
+
+
+def test_row_is_the_second_axis_and_column_the_first(finished):
+    arrays, data = grid(finished[0]), shared(TINY)
+    lr0, lr1 = arrays["axis0"][7:8], arrays["axis1"][3:4]
+    cell = train_sweep(data.x, data.y, data.w0, data.w1, lr0, lr1, steps=20)
+    assert arrays["value"][3, 7] == cell.value[0]
+    assert arrays["final_loss"][3, 7] == cell.final_loss[0]
+
+
+def test_axes_are_log_spaced_with_both_ends():
+    first, second = axes(dataclasses.replace(TINY, window=(-3.0, 6.0, -1.0, 0.5)))
+    assert (first[0], first[-1]) == (1e-3, 1e6)
+    assert (second[0], second[-1]) == (10**-1.0, 10**0.5)
+    assert first.dtype == torch.float64
+
+
+CONDITIONS = {
+    "tanh": (20, {}),
+    "relu": (20, {"activation": "relu"}),
+    "linear": (4, {"activation": "identity"}),
+    "tanh-single": (1, {}),
+    "tanh-minibatch": (20, {"batches": (20, 16)}),
+    "init-offset": (20, {"offset_every_step": False}),
+    "init-offset-published": (20, {"offset_every_step": True}),
+}
+
+
+def test_every_condition_is_tested():
+    assert set(CONDITIONS) == set(Condition.__args__)
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_condition_trains_what_it_says(condition, dtype, monkeypatch):
+    rows, expected = CONDITIONS[condition]
+    config = dataclasses.replace(TINY, condition=condition, dtype=dtype).checked()
+    calls = []
+
+    def spy(*arguments, **options):
+        calls.append((arguments, options))
+        return train_sweep(*arguments, **options)
+
+    monkeypatch.setattr(run_module, "train_sweep", spy)
+    tile = run_module._trainer(config)(run_module.Tile(0, 8, 10))
+    ((x, y, w0, w1, lr0, lr1), options) = calls[0]
+    assert (x.shape, y.shape, w0.shape, w1.shape) == ((rows, 4), (rows, 1), (4, 4), (4, 1))
+    assert {tensor.dtype for tensor in (x, y, w0, w1, lr0, lr1)} == {getattr(torch, dtype)}
+    assert options["activation"] == expected.get("activation", "tanh")
+    first, second = (axis.to(lr1.dtype) for axis in axes(config))
+    assert torch.equal(lr1, second[8:10].repeat_interleave(20))
+    if "offset_every_step" in expected:
+        assert torch.equal(lr0, lr1)
+        assert torch.equal(options["offset"], first.repeat(2))
+        assert options["offset_every_step"] == expected["offset_every_step"]
+    else:
+        assert options["offset"] is None
+        assert torch.equal(lr0, first.repeat(2))
+    if "batches" in expected:
+        assert options["batches"].shape == expected["batches"]
+        assert options["batches"].min() >= 0
+        assert options["batches"].max() < rows
+    else:
+        assert options["batches"] is None
+    assert tile["value"].shape == (2, 20)
+
+
+def test_degenerate_boundary_has_no_number_but_a_reason(tmp_path):
+    config = dataclasses.replace(TINY, window=(-3.0, -2.0, -3.0, -2.0))
+    text = run(config, tmp_path / "run")
+    numbers = summary(tmp_path / "run")
+    assert numbers["dimension"] is None
+    assert numbers["dimension_stderr"] is None
+    assert "so there is no boundary" in numbers["dimension_missing_because"]
+    assert numbers["boundary_cells"] == 0
+    assert numbers["control_dimension"] == pytest.approx(1, abs=0.05)
+    assert "dimension   none: " in text
+
+
+def test_infinite_value_does_not_hide_the_boundary():
+    side = torch.arange(32.0, dtype=torch.float64).expand(32, 32) - 15.5
+    value = torch.where(side > 10, torch.inf, side)
+    findings = find(value, value < 0, seed=0)
+    assert findings.boundary_cells == 31
+    assert findings.dimension.dimension == pytest.approx(1.0, abs=0.03)
+
+
+def test_restretch_ranks_each_sign_over_its_range():
+    value = np.array([[-1e9, -3.0, -2.0], [1.0, 2.0, 2.0], [50.0, np.inf, -2.5]])
+    stretched = restretch(value)
+    assert stretched[0].tolist() == [-1.0, -0.75, -0.25]
+    assert stretched[2, 2] == -0.5
+    assert stretched[1, 1] == stretched[1, 2]
+    assert (stretched.min(), stretched.max()) == (-1.0, 1.0)
+    assert stretched[1, 0] == 0.25
+    assert restretch(np.array([[-1.0, -1.0]])).tolist() == [[-0.625, -0.625]]
+    assert restretch(np.array([[5.0]])).shape == (1, 1)
+
+
+# Kills. Children are forked from a server that has already imported everything, so that many
+# sittings fit in a few seconds.
+
+
+@pytest.fixture(scope="module")
+def processes():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fractalkern.experiments.trainability.run"])
+    return context
+
+
+def _sitting(out, log, kill_at=None, pause=0.0):
+    """Runs TINY in `out`, logs each computed tile, and kills itself at the given event."""
+    events = 0
+
+    def counted(function):
+        def call(*arguments, **options):
+            nonlocal events
+            events += 1
+            if events == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+
+        return call
+
+    def logged(*arguments, **options):
+        with open(log, "a") as file:
+            file.write("tile\n")
+        time.sleep(pause)
+        return train_sweep(*arguments, **options)
+
+    os.fsync = counted(os.fsync)
+    os.replace = counted(os.replace)
+    Store._record_time = counted(Store._record_time)
+    run_module.train_sweep = logged
+    run(TINY, Path(out))
+
+
+def _recorded(out):
+    with Store(out, "trainability", run_module._identity(TINY)) as store:
+        assert store.damaged == []
+        return store.finished()
+
+
+def test_killed_at_any_write_it_goes_on_to_the_same_bytes(
+    tmp_path, processes, finished, no_figures
+):
+    out, log = tmp_path / "run", tmp_path / "log"
+    finished_before, kills = set(), 0
+    # Every write of a sitting's beginning and of its first tiles, then some later ones.
+    for kill_at in [*range(1, 14), 22, 35]:
+        child = processes.Process(target=_sitting, args=(str(out), str(log), kill_at))
+        child.start()
+        child.join(60)
+        assert child.exitcode == -signal.SIGKILL
+        kills += 1
+        if out.exists():
+            now = _recorded(out)
+            assert now >= finished_before
+            finished_before = now
+    assert finished_before
+    text = run(TINY, out)
+    assert "network-steps/s" in text
+    assert (out / "grid.safetensors").read_bytes() == (
+        finished[0] / "grid.safetensors"
+    ).read_bytes()
+    assert timeless(out) == timeless(finished[0])
+    in_children = log.read_text().count("tile") if log.exists() else 0
+    assert in_children <= len(finished_before) + kills
+
+
+def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(
+    tmp_path, processes, finished, no_figures
+):
+    out, log = tmp_path / "run", tmp_path / "log"
+    moments, counts = random.Random(0), []
+    for _ in range(8):
+        child = processes.Process(target=_sitting, args=(str(out), str(log), None, 0.03))
+        child.start()
+        while not log.exists():  # until the first sitting is computing
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0.0, 0.3))
+        child.kill()
+        child.join(60)
+        counts.append(len(_recorded(out)))
+    assert counts == sorted(counts)
+    assert any(0 < count < 20 for count in counts)
+    assert log.read_text().count("tile") <= counts[-1] + len(counts)
+    run(TINY, out)
+    assert (out / "grid.safetensors").read_bytes() == (
+        finished[0] / "grid.safetensors"
+    ).read_bytes()
+    assert timeless(out) == timeless(finished[0])
+
+
+def test_damaged_tile_is_named_and_only_it_computed_again(
+    finished, tmp_path, monkeypatch, capsys, no_figures
+):
+    out = tmp_path / "run"
+    run(TINY, out)
+    before = summary(out)["seconds"]
+    tile = out / "tiles" / "00003.safetensors"
+    tile.write_bytes(tile.read_bytes()[:100])
+    calls = []
+
+    def spy(*arguments, **options):
+        calls.append(arguments)
+        return train_sweep(*arguments, **options)
+
+    monkeypatch.setattr(run_module, "train_sweep", spy)
+    capsys.readouterr()
+    run(TINY, out)
+    assert len(calls) == 1
+    assert f"tile 3 ({tile}) is corrupt or truncated; computing it again" in capsys.readouterr().err
+    assert (out / "grid.safetensors").read_bytes() == (
+        finished[0] / "grid.safetensors"
+    ).read_bytes()
+    assert summary(out)["seconds"] > before
+
+
+def test_tile_size_and_threads_do_not_change_the_results(finished, tmp_path, no_figures):
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        run(dataclasses.replace(TINY, tile_rows=7), tmp_path / "run")
+    finally:
+        torch.set_num_threads(threads)
+    expected = grid(finished[0])
+    assert all(torch.equal(array, expected[name]) for name, array in grid(tmp_path / "run").items())
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"width": 0}, "width"),
+        ({"steps": 0}, "steps"),
+        ({"steps": 2**63}, "steps"),
+        ({"resolution": 16}, "resolution"),
+        ({"tile_rows": 0}, "tile_rows"),
+        ({"minibatch": -1}, "minibatch"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**64}, "seed"),
+        ({"window": (6.0, -3.0, -3.0, 6.0)}, "window"),
+        ({"window": (-3.0, 6.0, 1.0, 1.0)}, "window"),
+        ({"window": (-3.0, float("nan"), -3.0, 6.0)}, "window"),
+        ({"window": (-3.0, 6.0, -3.0, 1000.0)}, "window"),
+        ({"window": (0.0, 1e-16, -3.0, 6.0)}, "window"),
+        ({"window": (0.0, 1e-7, -3.0, 6.0), "dtype": "float32"}, "window"),
+        ({"resolution": 10_000_000}, "resolution, width and steps"),
+        ({"width": 100_000}, "resolution, width and steps"),
+    ],
+)
+def test_bad_setting_is_named(change, named):
+    with pytest.raises(InputError, match=f"^{named} must") as error:
+        dataclasses.replace(TINY, **change).checked()
+    assert "\n" not in str(error.value)
+
+
+def test_memory_refusal_says_what_it_would_need(monkeypatch):
+    monkeypatch.setattr(config_module, "available_bytes", lambda: 2**20)
+    with pytest.raises(InputError, match=r"need about 30.7 MiB, and 1 MiB are available"):
+        TrainabilityConfig().checked()
+
+
+def test_toml_round_trip(tmp_path):
+    path = tmp_path / "config.toml"
+    config = dataclasses.replace(
+        quick(TrainabilityConfig()), window=(-1e-7, 2.5, -3.0, 1e16), condition="linear"
+    )
+    path.write_text(settings.to_toml(config))
+    assert settings.from_toml(TrainabilityConfig(), path) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("stepz = 3", "config must have only the keys condition, .* has 'stepz'"),
+        ("steps = 2.5", "steps must be of type int, got 2.5"),
+        ("steps = true", "steps must be of type int, got True"),
+        ("window = [1, 2]", "window must be a list of 4 values, got"),
+        ('window = [1, 2, 3, "x"]', "window must be of type float, got 'x'"),
+        ('dtype = "float16"', "dtype must be one of float64, float32, got 'float16'"),
+        ("steps = ", "config must be TOML, but "),
+        ("seed = 1\nseed = 2", "config must be TOML, but "),
+    ],
+)
+def test_bad_toml_is_one_sentence(tmp_path, text, named):
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"^{named}") as error:
+        settings.from_toml(TrainabilityConfig(), path)
+    assert "\n" not in str(error.value)
+
+
+def test_integers_in_a_window_mean_the_same_run(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text("window = [-3, 6, -3, 6]")
+    read = settings.from_toml(TrainabilityConfig(), path)
+    assert settings.to_toml(read) == settings.to_toml(TrainabilityConfig())
