@@ -147,7 +147,7 @@ def _noise_mask(folder: Path, shape: tuple[int, ...], spatial_dims: int) -> Path
 
 
 def _race(path: Path, case: str, cells: int, contenders: list[Contender], expected: Any) -> Race:
-    """`expected(contender)`: what the reference says, or None where there is nothing to check."""
+    """`expected(contender)` is what the reference says."""
     floors = [
         Contender("count_nonzero", count_nonzero, (path,), {"bytes": cells}, "torch", "floor"),
         Contender("copyto", copy, (path,), {"bytes": cells}, "numpy", "floor"),
@@ -203,7 +203,7 @@ def _sizes_and_offsets(path: Path, shape: tuple[int, ...]) -> Race:
         "powers of two, rule mixed": {"rule": "mixed"},
         "powers of two, offsets=2": {"offsets": 2},
         "powers of two, offsets=4": {"offsets": 4},
-        "powers of two up to 16, all offsets": {"sizes": [1, 2, 4, 8, 16], "offsets": "all"},
+        "powers of two up to 8, all offsets": {"sizes": [1, 2, 4, 8], "offsets": "all"},
     }
     contenders = [
         Contender(name, ours, (path, len(shape), options), {"bytes": math.prod(shape)}, role="ours")

@@ -3,6 +3,7 @@
 Peers run fewer steps where 100 would take long; rates and ratios are per network-step.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -128,12 +129,21 @@ def _check(contender: Contender, answer: np.ndarray | None) -> None:
     """The losses before the last step against the reference, in the calm cells."""
     if contender.role == "floor":
         return
+    problem: Problem = contender.arguments[0]
+    tolerance = 1e-9 if problem.dtype == "float64" else 1e-3
+    expected = _expected(replace(problem, dtype="float64"))
+    np.testing.assert_allclose(
+        answer[problem.calm()], expected, rtol=tolerance, err_msg=contender.name
+    )
+
+
+@functools.cache
+def _expected(problem: Problem) -> np.ndarray:
     import fractalkern as fk
 
-    problem: Problem = contender.arguments[0]
     calm = problem.calm()
-    *data, lr0, lr1 = replace(problem, dtype="float64").arrays()
-    expected = fk.train_sweep(
+    *data, lr0, lr1 = problem.arrays()
+    result = fk.train_sweep(
         *data,
         lr0[calm],
         lr1[calm],
@@ -141,10 +151,7 @@ def _check(contender: Contender, answer: np.ndarray | None) -> None:
         activation=problem.activation,
         backend="reference",
     )
-    tolerance = 1e-9 if problem.dtype == "float64" else 1e-3
-    np.testing.assert_allclose(
-        answer[calm], expected.final_loss, rtol=tolerance, err_msg=contender.name
-    )
+    return result.final_loss.numpy()
 
 
 def _split(rows: list[dict]) -> dict[str, float]:

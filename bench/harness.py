@@ -76,7 +76,8 @@ class Entrant:
         self.turns[index] = self._pipe.recv()
 
     def stop(self) -> None:
-        self.process.terminate()
+        if self.process.is_alive() and self.missing is None:
+            self._pipe.send(None)
         self.process.join()
 
 

@@ -21,7 +21,7 @@ cp -R fractalkern "$folder/"
   matplotlib Pillow
 
 cd "$folder" # not the checkout: the copy is what gets imported
-venv/bin/python -W error - "$folder" << 'PYTHON'
+venv/bin/python - "$folder" << 'PYTHON'
 import sys
 from pathlib import Path
 
