@@ -13,23 +13,19 @@
 
 namespace fractalkern {
 
-// What a body may assume: the width of vectors in bytes, how many registers hold one, and whether
-// a * b + c rounds once.
+// The width of the vectors that a body should use, in bytes, and how many registers hold one.
 struct Baseline {
   static constexpr int kVectorBytes = 16;
   static constexpr int kRegisters = 16;
-  static constexpr bool kFusedMultiplyAdd = false;
 };
 #if defined(__x86_64__)
 struct X86V3 {
   static constexpr int kVectorBytes = 32;
   static constexpr int kRegisters = 16;
-  static constexpr bool kFusedMultiplyAdd = true;
 };
 struct X86V4 {
   static constexpr int kVectorBytes = 64;
   static constexpr int kRegisters = 32;
-  static constexpr bool kFusedMultiplyAdd = true;
 };
 #define FRACTALKERN_TARGET_X86V3 __attribute__((target("arch=x86-64-v3")))
 #define FRACTALKERN_TARGET_X86V4 __attribute__((target("arch=x86-64-v4")))

@@ -2,6 +2,28 @@
 // algorithm and common/each_instruction_set.h for how. No include guard.
 
 #define FRACTALKERN_TARGET_INLINE FRACTALKERN_TARGET inline __attribute__((always_inline))
+namespace fractalkern::FRACTALKERN_ISA {
+
+// The at_most of train_sweep_math.h in one instruction, where the compiler would compare and blend:
+// x86's min returns its second operand if either is NaN.
+#if FRACTALKERN_ISA_LEVEL == 4
+FRACTALKERN_TARGET_INLINE auto at_most(VectorOf<double, 64>::type x, double limit) {
+  return __builtin_ia32_minpd512_mask(VectorOf<double, 64>::type{} + limit, x, x, -1, 4);
+}
+FRACTALKERN_TARGET_INLINE auto at_most(VectorOf<float, 64>::type x, float limit) {
+  return __builtin_ia32_minps512_mask(VectorOf<float, 64>::type{} + limit, x, x, -1, 4);
+}
+#elif FRACTALKERN_ISA_LEVEL == 3
+FRACTALKERN_TARGET_INLINE auto at_most(VectorOf<double, 32>::type x, double limit) {
+  return __builtin_ia32_minpd256(VectorOf<double, 32>::type{} + limit, x);
+}
+FRACTALKERN_TARGET_INLINE auto at_most(VectorOf<float, 32>::type x, float limit) {
+  return __builtin_ia32_minps256(VectorOf<float, 32>::type{} + limit, x);
+}
+#endif
+
+}  // namespace fractalkern::FRACTALKERN_ISA
+
 #define FRACTALKERN_MATH FRACTALKERN_TARGET_INLINE
 #include "train_sweep/train_sweep_math.h"
 #undef FRACTALKERN_MATH
@@ -30,6 +52,10 @@ struct Lane {
   ConvergenceMeter meter;
 };
 
+// Vectors per call of fast_tanh, as registers allow. Without fused multiply-adds a shared division
+// would be one rounding too many for 2 ulp: one at a time.
+constexpr int kTanhGroup = FRACTALKERN_ISA_LEVEL == 4 ? 4 : FRACTALKERN_ISA_LEVEL == 3 ? 2 : 1;
+
 template <class V, class T, std::size_t... kLane>
 FRACTALKERN_TARGET_INLINE V broadcast(T scalar, std::index_sequence<kLane...>) {
   return V{((void)kLane, scalar)...};
@@ -50,7 +76,7 @@ class Block {
   // enough that one operand row and a broadcast fit beside them.
   static constexpr int kTileRows = 4;
   static constexpr int kTileColumns = FRACTALKERN_ISA_TAG::kRegisters == 32 ? 4 : 2;
-  static constexpr int kTanhGroup = FRACTALKERN_ISA_TAG::kRegisters == 32 ? 4 : 2;
+  static constexpr int kOutputTile = FRACTALKERN_ISA_TAG::kRegisters == 32 ? 8 : 4;
 
  public:
   FRACTALKERN_TARGET explicit Block(const WorkerArgs<T>& worker)
@@ -62,6 +88,7 @@ class Block {
     g1_ = g0_ + n() * h();
     hidden_ = g1_ + h() * k();
     residual_ = hidden_ + kChunkRows * h();
+    back_ = residual_ + kChunkRows * k();
   }
 
   FRACTALKERN_TARGET void run() {
@@ -281,23 +308,51 @@ class Block {
 
   // Adds to g1 and turns hidden into dL/d(x W0).
   FRACTALKERN_TARGET_INLINE void backward_output(int64_t rows, T residual_scale) {
+    for (int64_t r = 0; r < rows * k(); ++r) residual_[r] *= residual_scale;
+    for (int64_t c = 0; c < k(); ++c) {
+      int64_t j = 0;
+      for (; j + kOutputTile <= h(); j += kOutputTile) backward_columns<kOutputTile>(rows, c, j);
+      for (; j < h(); ++j) backward_columns<1>(rows, c, j);
+    }
+  }
+
+  // ...for output c and hidden units j to j + kColumns, whose weights and gradients stay in
+  // registers. With several outputs dL/dhidden is summed over them first.
+  template <int kColumns>
+  FRACTALKERN_TARGET_INLINE void backward_columns(int64_t rows, int64_t c, int64_t j) {
+    V weight[kColumns], gradient[kColumns];
+#pragma GCC unroll 8
+    for (int b = 0; b < kColumns; ++b) {
+      weight[b] = w1_[(j + b) * k() + c];
+      gradient[b] = g1_[(j + b) * k() + c];
+    }
+    const bool last = c + 1 == k();
     for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t c = 0; c < k(); ++c) residual_[r * k() + c] *= residual_scale;
-      for (int64_t j = 0; j < h(); ++j) {
-        const V value = hidden_[r * h() + j];
-        V back = {};
-        for (int64_t c = 0; c < k(); ++c) {
-          g1_[j * k() + c] += residual_[r * k() + c] * value;
-          back += residual_[r * k() + c] * w1_[j * k() + c];
+      const V residual = residual_[r * k() + c];
+      V* hidden = hidden_ + r * h() + j;
+      V* back = back_ + r * h() + j;
+#pragma GCC unroll 8
+      for (int b = 0; b < kColumns; ++b) {
+        const V value = hidden[b];
+        gradient[b] += residual * value;
+        V sum = residual * weight[b];
+        if (c > 0) sum += back[b];
+        if (last) {
+          hidden[b] = times_slope(sum, value);
+        } else {
+          back[b] = sum;
         }
-        if (args_.activation == Activation::kTanh) {
-          back *= T(1) - value * value;
-        } else if (args_.activation == Activation::kRelu) {
-          back = value <= T(0) ? V{} : back;
-        }
-        hidden_[r * h() + j] = back;
       }
     }
+#pragma GCC unroll 8
+    for (int b = 0; b < kColumns; ++b) g1_[(j + b) * k() + c] = gradient[b];
+  }
+
+  // gradient * phi'(z), from phi(z).
+  FRACTALKERN_TARGET_INLINE V times_slope(V gradient, V value) const {
+    if (args_.activation == Activation::kTanh) return gradient * (T(1) - value * value);
+    if (args_.activation == Activation::kRelu) return value <= T(0) ? V{} : gradient;
+    return gradient;
   }
 
   FRACTALKERN_TARGET_INLINE void backward_input(const T* x, int64_t rows) {
@@ -380,6 +435,7 @@ class Block {
   V* g1_;        // [h, k]
   V* hidden_;    // [chunk, h]
   V* residual_;  // [chunk, k]
+  V* back_;      // [chunk, h], used with k > 1
   V lr0_, lr1_, offset_;
   Lane lane_[kLanes];
   int64_t active_ = 0;
@@ -410,10 +466,12 @@ FRACTALKERN_TARGET void tanh_array(const TanhArgs<T>& args) {
   constexpr int64_t kLanes = sizeof(V) / sizeof(T);
   for (int64_t i = 0; i < args.size; i += kLanes) {
     const int64_t count = std::min(kLanes, args.size - i);
-    V value[1] = {};
-    for (int64_t l = 0; l < count; ++l) value[0][l] = args.in[i + l];
-    fast_tanh(value);
-    for (int64_t l = 0; l < count; ++l) args.out[i + l] = value[0][l];
+    V value = {};
+    for (int64_t l = 0; l < count; ++l) value[l] = args.in[i + l];
+    V group[kTanhGroup];  // as the kernel runs it, sharing a division
+    for (V& copy : group) copy = value;
+    fast_tanh(group);
+    for (int64_t l = 0; l < count; ++l) args.out[i + l] = group[0][l];
   }
 }
 

@@ -23,7 +23,7 @@
 
 namespace fractalkern {
 
-constexpr int64_t kChunkRows = 8;
+constexpr int64_t kChunkRows = 16;
 constexpr int kMaxLanes = 64 / sizeof(float);
 
 // What all workers share: the arguments and the prepared data.
@@ -51,7 +51,7 @@ T input_scale(const TrainSweepArgs<T>& args) {
 template <class T>
 int64_t workspace_vectors(const TrainSweepArgs<T>& args) {
   return 2 * (args.inputs * args.hidden + args.hidden * args.outputs) +
-         kChunkRows * (args.hidden + args.outputs);
+         kChunkRows * (2 * args.hidden + args.outputs);
 }
 
 template <class T>

@@ -31,7 +31,7 @@ struct TanhConstants<double> {
   static constexpr double kTwoOverLn2 = 0x1.71547652b82fep1;
   static constexpr double kHalfLn2 = 0x1.62e42fefa39efp-2;
   static constexpr int64_t kMagnitudeMask = INT64_MAX;
-  static constexpr int64_t kHalfTimesOneBits = int64_t{1022 + 1023} << 52;  // 0.5/s: minus s's bits
+  static constexpr int64_t kInverseBits = int64_t{2 * 1023} << 52;  // less those of 2^k: of 2^-k
   // Relative error of B: 3e-18.
   static constexpr int kDegree = 4;
   static constexpr double kC[] = {0x1.5555555555553p-2, -0x1.6c16c16c0abe6p-6, 0x1.1566ab5c0cca8p-9,
@@ -45,11 +45,17 @@ struct TanhConstants<float> {
   static constexpr float kTwoOverLn2 = 0x1.715476p1f;
   static constexpr float kHalfLn2 = 0x1.62e43p-2f;
   static constexpr int32_t kMagnitudeMask = INT32_MAX;
-  static constexpr int32_t kHalfTimesOneBits = int32_t{126 + 127} << 23;
+  static constexpr int32_t kInverseBits = int32_t{2 * 127} << 23;
   // Relative error of B: 7e-9.
   static constexpr int kDegree = 1;
   static constexpr float kC[] = {0x1.555546p-2f, -0x1.6b0cd8p-6f};
 };
+
+// min(x, limit); a NaN stays NaN.
+template <class Real>
+FRACTALKERN_MATH Real at_most(Real x, typename RealTraits<Real>::Scalar limit) {
+  return x > limit ? Real{} + limit : x;
+}
 
 // tanh of kCount independent values, in place. With |x| = k ln(2)/2 + rho, s = 2^k and
 // B = rho coth(rho), the addition theorem gives
@@ -60,14 +66,16 @@ struct TanhConstants<float> {
 // |x| >= 0.25 (float64).
 //
 // Each value is one chain of some thirty dependent operations: the stages run over all values in
-// turn so that the chains overlap within the scheduler's window.
+// turn so that the chains overlap within the scheduler's window. Two values share one division, the
+// slowest operation: a / b and c / d from 1 / (b d). Hence a NaN makes its neighbour NaN too:
+// callers must not tell one from two, as the network's loss and gradient do not.
 template <int kCount, class Real>
 FRACTALKERN_MATH void fast_tanh(Real (&x)[kCount]) {
   using Scalar = typename RealTraits<Real>::Scalar;
   using Bits = typename RealTraits<Real>::Bits;
   using C = TanhConstants<Scalar>;
   Bits sign[kCount], s_bits[kCount];
-  Real shifted[kCount], z[kCount], b[kCount], quotient[kCount], t[kCount];
+  Real shifted[kCount], z[kCount], b[kCount], t[kCount], quotient[kCount], denominator[kCount];
 
 #pragma GCC unroll 8
   for (int i = 0; i < kCount; ++i) {
@@ -75,7 +83,7 @@ FRACTALKERN_MATH void fast_tanh(Real (&x)[kCount]) {
     const Bits magnitude = bits & C::kMagnitudeMask;
     sign[i] = bits ^ magnitude;
     x[i] = __builtin_bit_cast(Real, magnitude);
-    x[i] = x[i] > C::kSaturated ? Real{} + C::kSaturated : x[i];  // NaN passes through
+    x[i] = at_most(x[i], C::kSaturated);
   }
 #pragma GCC unroll 8
   for (int i = 0; i < kCount; ++i) {
@@ -103,15 +111,18 @@ FRACTALKERN_MATH void fast_tanh(Real (&x)[kCount]) {
     const Real s = __builtin_bit_cast(Real, s_bits[i]);
     const Real below = s - Scalar(1);
     const Real above = s + Scalar(1);
-    if constexpr (FRACTALKERN_ISA_TAG::kFusedMultiplyAdd) {  // (1 - 1/s)/2
-      t[i] = Scalar(0.5) - __builtin_bit_cast(Real, Bits(C::kHalfTimesOneBits - s_bits[i]));
-    } else {  // more roundings: stay closer
-      t[i] = s > Scalar(8) ? Real{} + Scalar(8) : s;
-      t[i] = s > Scalar(1) ? t[i] * Scalar(0.125) : Real{};
-    }
-    const Real remainder = (below - t[i] * above) * b[i] + (above - t[i] * below) * rho[i];
-    quotient[i] = remainder / (above * b[i] + below * rho[i]);
+    const Real root = Scalar(1) - __builtin_bit_cast(Real, Bits(C::kInverseBits - s_bits[i]));
+    t[i] = root * root;  // (1 - 1/s)^2
+    quotient[i] = (below - t[i] * above) * b[i] + (above - t[i] * below) * rho[i];
+    denominator[i] = above * b[i] + below * rho[i];
   }
+#pragma GCC unroll 8
+  for (int i = 0; i + 1 < kCount; i += 2) {
+    const Real inverse = Scalar(1) / (denominator[i] * denominator[i + 1]);
+    quotient[i] *= denominator[i + 1] * inverse;
+    quotient[i + 1] *= denominator[i] * inverse;
+  }
+  if constexpr (kCount % 2 == 1) quotient[kCount - 1] /= denominator[kCount - 1];
 #pragma GCC unroll 8
   for (int i = 0; i < kCount; ++i)
     x[i] = __builtin_bit_cast(Real, __builtin_bit_cast(Bits, t[i] + quotient[i]) | sign[i]);
