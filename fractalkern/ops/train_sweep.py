@@ -248,3 +248,8 @@ def _fake(
         x.new_empty(networks),
         x.new_empty(steps if history else 0, networks),
     )
+
+
+@torch.library.register_fake("fractalkern::vector_tanh")
+def _fake_tanh(input: Tensor) -> Tensor:
+    return torch.empty_like(input)
