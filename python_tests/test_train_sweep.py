@@ -1,7 +1,9 @@
 """train_sweep: the native kernel against the reference, exact exits, bit-equality, bad input."""
 
+import itertools
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import mpmath
 import numpy as np
@@ -12,7 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import fractalkern as fk
+from fractalkern.experiments.trainability.config import Condition, TrainabilityConfig
+from fractalkern.experiments.trainability.data import Shared, shared
+from fractalkern.experiments.trainability.run import sweep_arguments
 from fractalkern.reference import train_sweep as reference
+from fractalkern.sweeps.grid import tiles
 
 mpmath.mp.prec = 120
 CONDITIONS = ("tanh", "relu", "identity", "single", "minibatch", "offset", "drift")
@@ -68,19 +74,29 @@ def test_matches_reference(name: str, instruction_set: str) -> None:
     assert (native.converged == expected.converged).double().mean() >= 0.99
 
 
-@pytest.mark.parametrize("name", CONDITIONS)
-def test_labels_of_the_first_view(name: str) -> None:
-    """Two correct float64 programs differ in 0.1 to 0.2 % of the cells on the chaotic boundary."""
-    arguments, options = condition(name, 16, 64, 100)
-    native = fk.train_sweep(*arguments, **options)
-    labels = []
-    for p in range(0, 4096, 512):
-        chunk = [*arguments[:4], *(rate[p : p + 512] for rate in arguments[4:])]
-        part = dict(options)
-        if "offset" in part:
-            part["offset"] = part["offset"][p : p + 512]
-        labels.append(fk.train_sweep(*chunk, **part, backend="reference").converged)
-    assert (native.converged == torch.cat(labels)).double().mean() >= 0.997
+def first_view_labels(data: Shared, config: TrainabilityConfig, backend: str) -> Tensor:
+    """`converged` over an experiment's first view, in chunks that the reference can hold."""
+    calls = [sweep_arguments(config, data, tile) for tile in tiles(64, 8)]
+    return torch.cat([fk.train_sweep(*a, **o, backend=backend).converged for a, o in calls])
+
+
+@pytest.mark.parametrize("name", get_args(Condition))
+def test_labels_of_the_first_view(name: Condition) -> None:
+    """At most 0.3 % of the cells differ, or no more than between two orders of the hidden units.
+
+    On the chaotic boundary rounding decides. Minibatches make more of it: there the oracle itself,
+    its hidden units in another order, changes 0.3 to 0.5 % of the labels.
+    """
+    config = TrainabilityConfig(condition=name, steps=100, resolution=64, protocol="published")
+    data = shared(config)
+    expected = first_view_labels(data, config, "reference")
+    differ = int((first_view_labels(data, config, "native") != expected).sum())
+    if differ <= 0.003 * 64**2:
+        return
+    order = torch.randperm(config.width, generator=torch.Generator().manual_seed(0))
+    reordered = replace(data, w0=data.w0[:, order], w1=data.w1[order])
+    own = int((first_view_labels(reordered, config, "reference") != expected).sum())
+    assert differ <= own + 3 * own**0.5
 
 
 @settings(max_examples=60, deadline=None)
@@ -278,7 +294,7 @@ def test_tanh_against_high_precision(instruction_set: str) -> None:
     random = np.random.default_rng(0)
     edges = [0, 0.17, 0.25, 0.2554, 0.35, 0.52, 0.5494, 0.7, 0.9, 1.3, 2, 4, 9, 22]
     x = np.concatenate(
-        [random.uniform(*ends, 4000) for ends in zip(edges, edges[1:], strict=False)]
+        [random.uniform(*ends, 4000) for ends in itertools.pairwise(edges)]
         + [np.exp(random.uniform(-700, 0, 2000))]
     )
     exact = [mpmath.tanh(mpmath.mpf(float(v))) for v in x]
@@ -387,7 +403,7 @@ BAD: dict[str, tuple[Callable[[list[Tensor]], None], dict[str, Any], str]] = {
     "history beyond memory": (
         lambda _: None,
         {"steps": 10**12, "history": True},
-        "would need .* GiB",
+        r"must fit in memory, but would need .* TiB and .* are available",
     ),
 }
 
@@ -404,7 +420,7 @@ def test_bad_input_is_one_sentence(case: str, backend: str) -> None:
 
 
 def test_dtype_errors_are_type_errors() -> None:
-    with pytest.raises(TypeError, match="x must be float64 or float32, got torch.int64"):
+    with pytest.raises(TypeError, match=r"x must be float64 or float32, got torch\.int64"):
         fk.train_sweep(*(a.long() for a in problem(3, 2)), steps=5)
 
 
@@ -427,7 +443,7 @@ def test_raw_op_guards_what_could_crash() -> None:
 
 
 def test_forcing_an_absent_backend_says_why() -> None:
-    with pytest.raises(fk.BackendError, match="triton.*not available: .*no Triton"):
+    with pytest.raises(fk.BackendError, match=r"triton.*not available: .*no Triton"):
         fk.train_sweep(*problem(3, 2), steps=5, backend="triton")
     with fk.use_backend("reference"):
         inside = fk.train_sweep(*problem(3, 2), steps=5)

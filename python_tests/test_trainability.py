@@ -13,10 +13,9 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from fractalkern import train_sweep
+from fractalkern import memory, train_sweep
 from fractalkern.errors import InputError
 from fractalkern.experiments import settings
-from fractalkern.experiments.trainability import config as config_module
 from fractalkern.experiments.trainability import run as run_module
 from fractalkern.experiments.trainability.config import Condition, TrainabilityConfig, quick
 from fractalkern.experiments.trainability.data import shared
@@ -346,9 +345,9 @@ def test_bad_setting_is_named(change, named):
 
 
 def test_memory_refusal_says_what_it_would_need(monkeypatch):
-    monkeypatch.setattr(config_module, "available_bytes", lambda: 2**20)
-    with pytest.raises(InputError, match=r"need about 30.7 MiB, and 1 MiB are available"):
-        TrainabilityConfig().checked()
+    monkeypatch.setattr(memory, "available_bytes", lambda: 2**20)
+    with pytest.raises(InputError, match=r"need 121 MiB and 1 MiB are available"):
+        dataclasses.replace(TrainabilityConfig(), resolution=1024).checked()
 
 
 def test_toml_round_trip(tmp_path):

@@ -1,6 +1,5 @@
 """Checks that the public op functions share; each failure is one sentence."""
 
-import os
 from typing import Any
 
 import numpy as np
@@ -47,13 +46,3 @@ def require_choice(op: str, name: str, value: object, choices: tuple[str, ...]) 
     """Raises unless `value` is one of `choices`."""
     if value not in choices:
         raise InputError(f"{op}: {name} must be one of {', '.join(choices)}, got {value!r}")
-
-
-def require_memory(op: str, what: str, needed: int) -> None:
-    """Raises if `needed` bytes of host memory are more than the machine has available."""
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > available:
-        raise InputError(
-            f"{op}: {what} would need {needed / 2**30:.1f} GiB of memory, "
-            f"but only {available / 2**30:.1f} GiB is available"
-        )

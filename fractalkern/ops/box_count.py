@@ -13,7 +13,8 @@ from torch import Tensor
 from fractalkern import _native  # noqa: F401  # registers the op that the fake kernel belongs to
 from fractalkern.backends import resolve
 from fractalkern.errors import InputError, InputTypeError
-from fractalkern.ops._inputs import INTEGER_DTYPES, as_tensor, require_choice, require_memory
+from fractalkern.memory import require_memory
+from fractalkern.ops._inputs import INTEGER_DTYPES, as_tensor, require_choice
 from fractalkern.reference.box_count import box_count as reference_box_count
 
 OP = "box_count"
@@ -117,8 +118,8 @@ def box_count(
 
     grids = _grids_per_size(box_sizes, origins, dims)
     if not torch.compiler.is_compiling():  # which cannot trace a system call
-        what = f"offsets={offsets!r}, {sum(grids)} grids a mask,"
-        require_memory(OP, what, 8 * math.prod(batch) * sum(grids))
+        what = f"{OP}: offsets={offsets!r}, {sum(grids)} grids a mask,"
+        require_memory(what, 8 * math.prod(batch) * sum(grids))
 
     arguments = (dims, box_sizes, origins, rule == "mixed", border == "crop")
     if resolve(backend) == "reference":
@@ -145,7 +146,7 @@ def box_count(
     )
 
 
-@torch.library.register_fake("fractalkern::box_count")  # type: ignore[untyped-decorator]
+@torch.library.register_fake("fractalkern::box_count")
 def _box_count_fake(
     mask: Tensor, spatial_dims: int, sizes: Sequence[int], offsets: int, mixed: bool, crop: bool
 ) -> Tensor:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from fractalkern import _native, backends
 from fractalkern.errors import InputError, InputTypeError
-from fractalkern.ops._inputs import as_tensor, require_choice, require_memory, require_shape
+from fractalkern.memory import require_memory
+from fractalkern.ops._inputs import as_tensor, require_choice, require_shape
 from fractalkern.reference import train_sweep as reference
 
 __all__ = ["SweepResult", "train_sweep"]
@@ -120,9 +121,11 @@ def train_sweep(
     _check_arguments(floats, batches, steps, activation, protocol)
     name = backends.resolve(backend)
     networks, itemsize = floats["lr0"].shape[0], floats["x"].element_size()
-    require_memory(OP, "the result", networks * (2 * itemsize + 9 + history * steps * itemsize))
+    if not torch.compiler.is_compiling():  # which cannot trace a system call
+        needed = networks * (2 * itemsize + 9 + history * steps * itemsize)
+        require_memory(f"{OP}: the result", needed)
 
-    arguments = (
+    arguments: tuple[Any, ...] = (
         *(floats[key] for key in ("x", "y", "w0", "w1", "lr0", "lr1")),
         steps,
         activation,
@@ -133,15 +136,17 @@ def train_sweep(
     )
     published = protocol == "published"
     if name == "reference":
-        *outputs, losses = reference.train_sweep(*arguments, published)
+        value, converged, final_loss, steps_run, losses = reference.train_sweep(
+            *arguments, published
+        )
         first_loss = losses[0]
     else:
-        *outputs, first_loss, losses = torch.ops.fractalkern.train_sweep(
-            *arguments, history, published, True
+        value, converged, final_loss, steps_run, first_loss, losses = (
+            torch.ops.fractalkern.train_sweep(*arguments, history, published, True)
         )
     if not published and not torch.compiler.is_compiling():
         _check_first_loss(first_loss)
-    return SweepResult(*outputs, history=losses if history else None)
+    return SweepResult(value, converged, final_loss, steps_run, losses if history else None)
 
 
 def _check_arguments(

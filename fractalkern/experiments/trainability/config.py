@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fractalkern.errors import InputError
-from fractalkern.experiments.memory import available_bytes, human_bytes
+from fractalkern.memory import require_memory
 from fractalkern.sweeps.grid import log_axis, tile_count
 
 Condition = Literal[
@@ -125,10 +125,4 @@ def _check_memory(config: TrainabilityConfig) -> None:
     rows = config.steps * config.minibatch if config.condition == "tanh-minibatch" else 0
     # Drawing a number takes a counter, four words and their temporaries.
     needed = config.cells * _BYTES_PER_CELL + max(data, rows) * 160
-    available = available_bytes()
-    if needed > available:
-        raise InputError(
-            f"resolution, width and steps must fit in memory: {config.resolution} x "
-            f"{config.resolution} cells of width {config.width} need about {human_bytes(needed)}, "
-            f"and {human_bytes(available)} are available"
-        )
+    require_memory("resolution, width and steps", needed)

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -16,7 +17,7 @@ from fractalkern.experiments.environment import environment
 from fractalkern.experiments.settings import to_toml
 from fractalkern.experiments.trainability import figures, report
 from fractalkern.experiments.trainability.config import TrainabilityConfig
-from fractalkern.experiments.trainability.data import activation, shared
+from fractalkern.experiments.trainability.data import Shared, activation, shared
 from fractalkern.experiments.trainability.findings import find
 from fractalkern.sweeps.files import write_atomically
 from fractalkern.sweeps.grid import Tile, log_axis, tiles
@@ -88,30 +89,34 @@ def _compute(config: TrainabilityConfig, store: Store) -> None:
 
 
 def _trainer(config: TrainabilityConfig) -> Callable[[Tile], Arrays]:
-    data, (axis0, axis1) = shared(config), axes(config)
-    dtype = data.x.dtype
+    data, n = shared(config), config.resolution
 
     def compute(tile: Tile) -> Arrays:
-        first = axis0.repeat(tile.stop - tile.start).to(dtype)
-        second = axis1[tile.start : tile.stop].repeat_interleave(len(axis0)).to(dtype)
-        with_offset = config.condition.startswith("init-offset")
-        result = train_sweep(
-            data.x,
-            data.y,
-            data.w0,
-            data.w1,
-            second if with_offset else first,
-            second,
-            steps=config.steps,
-            activation=activation(config),
-            batches=data.batches,
-            offset=first if with_offset else None,
-            offset_every_step=config.condition == "init-offset-published",
-            protocol=config.protocol,
-        )
-        return {name: getattr(result, name).reshape(-1, len(axis0)).numpy() for name in _RESULTS}
+        arguments, options = sweep_arguments(config, data, tile)
+        result = train_sweep(*arguments, **options)
+        return {name: getattr(result, name).reshape(-1, n).numpy() for name in _RESULTS}
 
     return compute
+
+
+def sweep_arguments(
+    config: TrainabilityConfig, data: Shared, tile: Tile
+) -> tuple[list[Tensor], dict[str, Any]]:
+    """The positional and keyword arguments of `train_sweep` for the cells of a tile, row by row."""
+    axis0, axis1 = axes(config)
+    first = axis0.repeat(tile.stop - tile.start).to(data.x.dtype)
+    second = axis1[tile.start : tile.stop].repeat_interleave(len(axis0)).to(data.x.dtype)
+    with_offset = config.condition.startswith("init-offset")
+    rates = [second if with_offset else first, second]
+    options = {
+        "steps": config.steps,
+        "activation": activation(config),
+        "batches": data.batches,
+        "offset": first if with_offset else None,
+        "offset_every_step": config.condition == "init-offset-published",
+        "protocol": config.protocol,
+    }
+    return [data.x, data.y, data.w0, data.w1, *rates], options
 
 
 def _assemble(config: TrainabilityConfig, store: Store) -> Grid:

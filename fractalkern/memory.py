@@ -1,6 +1,11 @@
-"""How much memory a run may use."""
+"""How much memory a call or a run may use, and the refusal of what would not fit."""
 
 from pathlib import Path
+
+from fractalkern.errors import InputError
+
+# Below this the answer is not worth the reading of /proc.
+_SURELY_THERE = 64 * 2**20
 
 
 def available_bytes() -> int:
@@ -26,3 +31,15 @@ def human_bytes(count: int) -> str:
             return f"{value:.3g} {unit}"
         value /= 1024
     return f"{value:,.0f} PiB"
+
+
+def require_memory(what: str, needed: int) -> None:
+    """Raises, naming `what`, if the machine has less than `needed` bytes of memory available."""
+    if needed <= _SURELY_THERE:
+        return
+    available = available_bytes()
+    if needed > available:
+        raise InputError(
+            f"{what} must fit in memory, but would need {human_bytes(needed)} "
+            f"and {human_bytes(available)} are available"
+        )
