@@ -137,7 +137,7 @@ def train_sweep(
     published = protocol == "published"
     if name == "reference":
         value, converged, final_loss, steps_run, losses = reference.train_sweep(
-            *arguments, published
+            *arguments, published=published
         )
         first_loss = losses[0]
     else:
