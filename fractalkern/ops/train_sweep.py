@@ -125,25 +125,17 @@ def train_sweep(
         needed = networks * (2 * itemsize + 9 + history * steps * itemsize)
         require_memory(f"{OP}: the result", needed)
 
-    arguments: tuple[Any, ...] = (
-        *(floats[key] for key in ("x", "y", "w0", "w1", "lr0", "lr1")),
-        steps,
-        activation,
-        batches,
-        floats.get("offset"),
-        offset_every_step,
-        floats.get("probe"),
-    )
     published = protocol == "published"
+    operands = [floats[key] for key in ("x", "y", "w0", "w1", "lr0", "lr1")]
+    offsets, readout = floats.get("offset"), floats.get("probe")
+    arguments = [*operands, steps, activation, batches, offsets, offset_every_step, readout]
     if name == "reference":
-        value, converged, final_loss, steps_run, losses = reference.train_sweep(
-            *arguments, published=published
-        )
+        outputs = reference.train_sweep(*[*arguments, published])
+        value, converged, final_loss, steps_run, losses = outputs
         first_loss = losses[0]
     else:
-        value, converged, final_loss, steps_run, first_loss, losses = (
-            torch.ops.fractalkern.train_sweep(*arguments, history, published, True)
-        )
+        outputs = torch.ops.fractalkern.train_sweep(*arguments, history, published, True)
+        value, converged, final_loss, steps_run, first_loss, losses = outputs
     if not published and not torch.compiler.is_compiling():
         _check_first_loss(first_loss)
     return SweepResult(value, converged, final_loss, steps_run, losses if history else None)
