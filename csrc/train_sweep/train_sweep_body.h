@@ -74,7 +74,7 @@ class Block {
   static constexpr int kLanes = FRACTALKERN_ISA_TAG::kVectorBytes / sizeof(T);
   // Accumulators of a register tile: enough to hide the latency of two multiply-adds a cycle, few
   // enough that one operand row and a broadcast fit beside them.
-  static constexpr int kTileRows = 4;
+  static constexpr int kTileRows = kRowTile;
   static constexpr int kTileColumns = FRACTALKERN_ISA_TAG::kRegisters == 32 ? 4 : 2;
   static constexpr int kOutputTile = FRACTALKERN_ISA_TAG::kRegisters == 32 ? 8 : 4;
 
@@ -87,8 +87,8 @@ class Block {
     g0_ = w1_ + h() * k();
     g1_ = g0_ + n() * h();
     hidden_ = g1_ + h() * k();
-    residual_ = hidden_ + kChunkRows * h();
-    back_ = residual_ + kChunkRows * k();
+    residual_ = hidden_ + kMaxChunkRows * h();
+    back_ = residual_ + kMaxChunkRows * k();
   }
 
   FRACTALKERN_TARGET void run() {
@@ -135,6 +135,7 @@ class Block {
     if (args_.offset_every_step)
       for (int64_t i = 0; i < n() * h(); ++i) w0_[i] += offset_;
     for (int64_t i = 0; i < n() * h() + h() * k(); ++i) g0_[i] = V{};  // g0 and g1
+    largest_residual_ = V{};
     V loss;
     if (args_.batches) {
       loss = pass<false>(shared_.scaled_x, args_.y, args_.rows);
@@ -218,8 +219,9 @@ class Block {
     const T residual_scale =
         static_cast<T>(2.0 / (static_cast<double>(rows) * static_cast<double>(k() * h())));
     V sum = {};
-    for (int64_t first = 0; first < rows; first += kChunkRows) {
-      const int64_t count = std::min(kChunkRows, rows - first);
+    const int64_t chunk_rows = chunk_size(rows);
+    for (int64_t first = 0; first < rows; first += chunk_rows) {
+      const int64_t count = std::min(chunk_rows, rows - first);
       const T* chunk = x + first * n();
       hidden_layer(chunk, count);
       sum += output_layer(y + first * k(), count);
@@ -306,14 +308,47 @@ class Block {
     return squares;
   }
 
-  // Adds to g1 and turns hidden into dL/d(x W0).
+  // Adds to g1 and turns hidden into dL/d(x W0). With a single output w1 is a factor of each column
+  // of that, and so of the columns of g0: update() multiplies by it, once for all rows.
   FRACTALKERN_TARGET_INLINE void backward_output(int64_t rows, T residual_scale) {
-    for (int64_t r = 0; r < rows * k(); ++r) residual_[r] *= residual_scale;
+    for (int64_t r = 0; r < rows * k(); ++r) {
+      residual_[r] *= residual_scale;
+      const V size = residual_[r] < T(0) ? -residual_[r] : residual_[r];
+      largest_residual_ = size > largest_residual_ ? size : largest_residual_;
+    }
+    int64_t j = 0;
+    if (k() == 1) {
+      for (; j + kOutputTile <= h(); j += kOutputTile) backward_single<kOutputTile>(rows, j);
+      for (; j < h(); ++j) backward_single<1>(rows, j);
+      return;
+    }
     for (int64_t c = 0; c < k(); ++c) {
-      int64_t j = 0;
-      for (; j + kOutputTile <= h(); j += kOutputTile) backward_columns<kOutputTile>(rows, c, j);
+      for (j = 0; j + kOutputTile <= h(); j += kOutputTile)
+        backward_columns<kOutputTile>(rows, c, j);
       for (; j < h(); ++j) backward_columns<1>(rows, c, j);
     }
+  }
+
+  template <int kColumns>
+  FRACTALKERN_TARGET_INLINE void backward_single(int64_t rows, int64_t j) {
+    V gradient[kColumns];
+#pragma GCC unroll 8
+    for (int b = 0; b < kColumns; ++b) gradient[b] = g1_[j + b];
+    for (int64_t r = 0; r < rows; ++r) {
+      const V residual = residual_[r];
+      V* hidden = hidden_ + r * h() + j;
+#pragma GCC unroll 8
+      for (int b = 0; b < kColumns; ++b) {
+        const V value = hidden[b];
+        const V product = residual * value;
+        gradient[b] += product;
+        hidden[b] = args_.activation == Activation::kTanh   ? residual - product * value
+                    : args_.activation == Activation::kRelu ? (value <= T(0) ? V{} : residual)
+                                                            : residual;
+      }
+    }
+#pragma GCC unroll 8
+    for (int b = 0; b < kColumns; ++b) g1_[j + b] = gradient[b];
   }
 
   // ...for output c and hidden units j to j + kColumns, whose weights and gradients stay in
@@ -395,10 +430,20 @@ class Block {
   // W -= lr * g; a lane of the result is nonzero where any weight changed.
   FRACTALKERN_TARGET Mask update() {
     Mask changed = {};
-    for (int64_t i = 0; i < n() * h(); ++i) {
-      const V next = w0_[i] - lr0_ * g0_[i];
-      changed |= next != w0_[i];
-      w0_[i] = next;
+    for (int64_t j = 0; j < h(); ++j) {
+      V factor = V{} + T(1), overflow = V{};
+      if (k() == 1) {
+        factor = w1_[j];
+        // A residual times w1 that is infinite makes NaN with the slope 0 of a saturated unit. With
+        // w1 taken out it would not, and divergence would be proven 50 steps later.
+        if (args_.activation == Activation::kTanh) overflow = factor * largest_residual_ * T(0);
+      }
+      for (int64_t i = 0; i < n(); ++i) {
+        V& weight = w0_[i * h() + j];
+        const V next = weight - lr0_ * (factor * g0_[i * h() + j] + overflow);
+        changed |= next != weight;
+        weight = next;
+      }
     }
     for (int64_t i = 0; i < h() * k(); ++i) {
       const V next = w1_[i] - lr1_ * g1_[i];
@@ -437,6 +482,7 @@ class Block {
   V* residual_;  // [chunk, k]
   V* back_;      // [chunk, h], used with k > 1
   V lr0_, lr1_, offset_;
+  V largest_residual_;  // of one step, scaled as in the gradient
   Lane lane_[kLanes];
   int64_t active_ = 0;
   bool drained_ = false;
