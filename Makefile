@@ -3,7 +3,7 @@
 
 TORCH ?= torch==2.13.0
 CONDITION ?= tanh
-RESOLUTION ?= 384
+RESOLUTION ?= 208
 
 # make's built-in default is g++; the package build uses c++ unless CXX says otherwise.
 ifeq ($(origin CXX),default)

@@ -65,11 +65,18 @@ def _numpy_counts(mask: np.ndarray, spatial_dims: int) -> np.ndarray:
                     words = _or_pairs(words, axis)
                 words = words | (words >> np.uint64(shift))
                 words &= np.uint64(cells & 0x0101010101010101)
-            counts.append(np.bitwise_count(words).sum(axes, dtype=np.int64))
+            counts.append(_boxes(words, axes))
             if len(counts) > levels:
                 return np.stack(counts, -1)
         mask = words.astype(bool)
         counts.pop()  # the next pass counts this size again
+
+
+def _boxes(words: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Set bytes, each 0 or 1, over the spatial axes; NumPy has a fast path where those are all."""
+    if len(axes) == words.ndim:
+        return np.asarray(np.count_nonzero(words.view(bool)))
+    return np.bitwise_count(words).sum(axes, dtype=np.int64)
 
 
 def _as_words(mask: np.ndarray) -> np.ndarray:
