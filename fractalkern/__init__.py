@@ -7,6 +7,12 @@ from fractalkern.edges import boundary
 from fractalkern.errors import BackendError, DegenerateBoundaryError, InputError, InputTypeError
 from fractalkern.ops.box_count import BoxCounts, box_count
 from fractalkern.ops.train_sweep import SweepResult, train_sweep
+from fractalkern.spectra import (
+    SpectrumFit,
+    fractal_dimension_of,
+    spectral_exponent_of,
+    spectrum_of,
+)
 
 __version__: str = build_info()["version"]
 
@@ -18,6 +24,7 @@ __all__ = [
     "DimensionResult",
     "InputError",
     "InputTypeError",
+    "SpectrumFit",
     "SweepResult",
     "__version__",
     "boundary",
@@ -25,7 +32,10 @@ __all__ = [
     "box_dimension",
     "build_info",
     "estimate_dimension",
+    "fractal_dimension_of",
     "set_instruction_set",
+    "spectral_exponent_of",
+    "spectrum_of",
     "train_sweep",
     "use_backend",
 ]
