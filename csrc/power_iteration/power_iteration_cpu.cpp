@@ -1,0 +1,570 @@
+// Top singular triples by Golub-Kahan-Lanczos or by the power method, one read of a matrix a pass.
+//
+// A pass takes v to y = W v and z = W^T y in one sweep of rows: a block of rows is multiplied by v,
+// and while it is still in cache its multiples are added to z. So Golub-Kahan is run on its
+// right-hand vectors alone: with W v_j = alpha_j u_j + beta_{j-1} u_{j-1} the sweep gives
+// d_j = |W v_j|^2 and W^T W v_j = e_{j-1} v_{j-1} + d_j v_j + e_j v_{j+1}, whose tridiagonal matrix
+// is B^T B of the bidiagonal B. The right-hand vectors are fully reorthogonalised, which is all
+// that the top triple needs (Simon and Zha, SIAM J. Sci. Comput. 21, 2000). The last pass goes over
+// the best vector found, in double, and gives sigma, u, the residual and the bounds as measured;
+// whatever rounding did before it can only have made the vector worse, not the answer wrong.
+// float is used for float while |W v|^2 is far from the ends of its range, else double; a double
+// matrix near its ends is scaled by a power of two first.
+//
+// Parallel mapping: a matrix is cut into row chunks by its shape alone, and their sums z are added
+// in the order of the rows, so any number of threads gives the same bits. A matrix larger than a
+// thread's share of all work is split over threads pass by pass; the others are whole tasks, the
+// largest first, each staying in the cache of the core that has it.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <type_traits>
+#include <vector>
+
+#include "common/instruction_set.h"
+#include "common/simd.h"
+#include "power_iteration/power_iteration.h"
+#include "power_iteration/power_iteration_math.h"
+
+namespace fractalkern {
+
+// What fits into the first-level cache, where prefetching would only cost instructions.
+constexpr int64_t kCachedElements = 1 << 13;
+
+struct Norms {
+  double squares = 0;      // sum of w^2
+  double largest_row = 0;  // largest sum of |w| over a row
+};
+
+template <class S, class C>
+struct SweepArgs {
+  const S* w;  // [rows, columns]
+  int64_t rows, columns, row_stride;
+  const C* v;           // [columns]
+  C* y;                 // [rows], W v
+  C* z;                 // [columns], W^T W v
+  C* column_sums;       // [columns], sums of |w|; these two only where norms are measured
+  Norms* norms;
+};
+
+template <class C>
+struct RecurrenceArgs {
+  C* to;  // [size] = z - d q - e p
+  const C *z, *q, *p;
+  C d, e;
+  int64_t size;
+};
+
+struct StartArgs {
+  double* to;
+  int64_t size;
+  uint64_t seed;
+  int64_t row;
+};
+
+template <class T>
+struct OuterArgs {
+  T* to;  // [size] = scale v
+  const double* v;
+  int64_t size;
+  double scale;
+};
+
+}  // namespace fractalkern
+
+#define FRACTALKERN_BODY "power_iteration/power_iteration_body.h"
+#include "common/each_instruction_set.h"
+
+namespace fractalkern {
+namespace {
+
+constexpr int64_t kChunkElements = 1 << 18;
+constexpr int64_t kMostChunks = 32;
+
+constexpr EntryPoints<void(const SweepArgs<float, float>&)> kSweepFloat =
+    FRACTALKERN_TABLE(sweep_float);
+constexpr EntryPoints<void(const SweepArgs<float, double>&)> kSweepWide =
+    FRACTALKERN_TABLE(sweep_wide);
+constexpr EntryPoints<void(const SweepArgs<double, double>&)> kSweepDouble =
+    FRACTALKERN_TABLE(sweep_double);
+constexpr EntryPoints<void(const SweepArgs<float, double>&)> kMeasureFloat =
+    FRACTALKERN_TABLE(measure_float);
+constexpr EntryPoints<void(const SweepArgs<double, double>&)> kMeasureDouble =
+    FRACTALKERN_TABLE(measure_double);
+constexpr EntryPoints<double(const float*, int64_t)> kSquaresFloat =
+    FRACTALKERN_TABLE(squares_float);
+constexpr EntryPoints<double(const double*, int64_t)> kSquaresDouble =
+    FRACTALKERN_TABLE(squares_double);
+constexpr EntryPoints<void(const RecurrenceArgs<float>&)> kRecurFloat =
+    FRACTALKERN_TABLE(recur_float);
+constexpr EntryPoints<void(const RecurrenceArgs<double>&)> kRecurDouble =
+    FRACTALKERN_TABLE(recur_double);
+constexpr EntryPoints<void(const StartArgs&)> kFillStart = FRACTALKERN_TABLE(fill_start);
+constexpr EntryPoints<void(const OuterArgs<float>&)> kOuterFloat = FRACTALKERN_TABLE(outer_float);
+constexpr EntryPoints<void(const OuterArgs<double>&)> kOuterDouble =
+    FRACTALKERN_TABLE(outer_double);
+
+void sweep(const SweepArgs<float, float>& args) { kSweepFloat.active()(args); }
+void sweep(const SweepArgs<float, double>& args) { kSweepWide.active()(args); }
+void sweep(const SweepArgs<double, double>& args) { kSweepDouble.active()(args); }
+void measure(const SweepArgs<float, double>& args) { kMeasureFloat.active()(args); }
+void measure(const SweepArgs<double, double>& args) { kMeasureDouble.active()(args); }
+double squares(const float* x, int64_t size) { return kSquaresFloat.active()(x, size); }
+double squares(const double* x, int64_t size) { return kSquaresDouble.active()(x, size); }
+void recur(const RecurrenceArgs<float>& args) { kRecurFloat.active()(args); }
+void recur(const RecurrenceArgs<double>& args) { kRecurDouble.active()(args); }
+
+// Whether the sums of squares of C are far enough from the ends of its range.
+template <class C>
+bool in_range(double square) {
+  return std::is_same_v<C, float> ? square > 1e-24 && square < 1e24
+                                  : square > 1e-200 && square < 1e200;
+}
+
+// One matrix with entries of type S, worked on in numbers of type C.
+template <class S, class C>
+class Solver {
+ public:
+  Solver(SpectralMatrix& matrix, const PowerIteration& problem, const Parallel& parallel)
+      : m_(matrix),
+        problem_(problem),
+        parallel_(parallel),
+        w_(static_cast<const S*>(matrix.data)),
+        rows_(matrix.rows),
+        columns_(matrix.columns),
+        basis_size_(problem.lanczos ? std::min<int64_t>({problem.passes, kMaxBasis, columns_}) : 1),
+        chunk_rows_(rows_of_a_chunk(rows_, columns_)),
+        chunks_((rows_ + chunk_rows_ - 1) / chunk_rows_),
+        numbers_((basis_size_ + 3) * columns_ + rows_ + (chunks_ > 1 ? chunks_ * columns_ : 0)),
+        doubles_((3 + (chunks_ > 1 ? 2 * chunks_ : 0)) * columns_) {
+    basis_ = numbers_.data();
+    product_ = basis_ + (basis_size_ + 1) * columns_;
+    scratch_ = product_ + columns_;
+    left_ = scratch_ + columns_;
+    partial_ = left_ + rows_;
+    right_ = doubles_.data();
+    back_ = right_ + columns_;
+    column_sums_ = back_ + columns_;
+  }
+
+  // False if the numbers left the range of C: nothing but the start has been written then.
+  bool run() {
+    make_start();
+    return problem_.lanczos ? lanczos() : power();
+  }
+
+ private:
+  // Enough rows to pay for a task, by the shape alone.
+  static int64_t rows_of_a_chunk(int64_t rows, int64_t columns) {
+    const int64_t elements = std::max(kChunkElements, rows * columns / kMostChunks);
+    return std::max<int64_t>(elements / columns / 8 * 8, 8);
+  }
+
+  void make_start() {
+    if (m_.start != nullptr) {
+      std::copy_n(m_.start, columns_, right_);
+      const double largest = std::abs(*std::max_element(
+          right_, right_ + columns_, [](double a, double b) { return std::abs(a) < std::abs(b); }));
+      for (int64_t j = 0; j < columns_; ++j) right_[j] /= largest;
+    } else {
+      kFillStart.active()({right_, columns_, problem_.seed, row_});
+    }
+    start_norm_ = std::sqrt(squares(right_, columns_));
+    for (int64_t j = 0; j < columns_; ++j) right_[j] /= start_norm_;
+    round_right();
+  }
+
+  // `right_` as it will be returned, and as basis vector 0.
+  void round_right() {
+    for (int64_t j = 0; j < columns_; ++j) {
+      if constexpr (std::is_same_v<S, float>) right_[j] = static_cast<float>(right_[j]);
+      basis_[j] = static_cast<C>(right_[j]);
+    }
+  }
+
+  // y = W v and z = W^T y by row chunks, their sums in the order of the rows.
+  template <class A, class Run>
+  void by_chunks(SweepArgs<S, A> whole, A* partials, A* partial_sums, const Run& sweep_chunk) {
+    whole.row_stride = m_.row_stride;
+    whole.columns = columns_;
+    if (chunks_ == 1) {
+      whole.rows = rows_;
+      sweep_chunk(whole);
+      return;
+    }
+    Norms norms[kMostChunks + 1];
+    parallel_.for_each(chunks_, rows_ * columns_, [&](int64_t index) {
+      SweepArgs<S, A> part = whole;
+      const int64_t begin = index * chunk_rows_;
+      part.rows = std::min(chunk_rows_, rows_ - begin);
+      part.w += begin * m_.row_stride;
+      part.y += begin;
+      part.z = partials + index * columns_;
+      if (partial_sums != nullptr) {
+        part.column_sums = partial_sums + index * columns_;
+        part.norms = &norms[index];
+      }
+      sweep_chunk(part);
+    });
+    add_in_order(whole.z, partials);
+    if (partial_sums == nullptr) return;
+    add_in_order(whole.column_sums, partial_sums);
+    *whole.norms = {};
+    for (int64_t i = 0; i < chunks_; ++i) {
+      whole.norms->squares += norms[i].squares;
+      whole.norms->largest_row = std::max(whole.norms->largest_row, norms[i].largest_row);
+    }
+  }
+
+  template <class A>
+  void add_in_order(A* sum, const A* parts) {
+    std::copy_n(parts, columns_, sum);
+    for (int64_t i = 1; i < chunks_; ++i)
+      for (int64_t j = 0; j < columns_; ++j) sum[j] += parts[i * columns_ + j];
+  }
+
+  // |W v|^2 for basis vector `index`; product_ = W^T W v.
+  double pass(int64_t index) {
+    SweepArgs<S, C> args{};
+    args.w = w_;
+    args.v = basis_ + index * columns_;
+    args.y = left_;
+    args.z = product_;
+    by_chunks(args, partial_, static_cast<C*>(nullptr), [](const auto& part) { sweep(part); });
+    ++m_.iterations;
+    return squares(left_, rows_);
+  }
+
+  // The pass over the vector to return, in double. False if the numbers left the range.
+  bool measure_right() {
+    SweepArgs<S, double> args{};
+    args.w = w_;
+    args.v = right_;
+    args.y = m_.u;
+    args.z = back_;
+    args.column_sums = column_sums_;
+    args.norms = &norms_;
+    double* const partials = column_sums_ + columns_;
+    by_chunks(args, partials, partials + chunks_ * columns_,
+              [](const auto& part) { measure(part); });
+    ++m_.iterations;
+    const double square = squares(m_.u, rows_);
+    if (!std::isfinite(norms_.squares) || !(norms_.squares < 1e200)) return false;
+    if (!(norms_.squares > 1e-200)) return false;
+    const double left_norm = std::sqrt(square), right_norm = std::sqrt(squares(right_, columns_));
+    const double sigma = left_norm / right_norm;
+    m_.sigma = sigma;
+    std::copy_n(right_, columns_, m_.v);
+    bounds(left_norm, right_norm);
+    if (!(sigma > 0)) {
+      m_.residual = std::numeric_limits<double>::infinity();
+      return true;
+    }
+    double residual = 0;
+    for (int64_t j = 0; j < columns_; ++j) {
+      const double difference = back_[j] / left_norm - sigma * right_[j];
+      residual += difference * difference;
+    }
+    m_.residual = std::sqrt(residual) / sigma;
+    for (int64_t i = 0; i < rows_; ++i) m_.u[i] /= left_norm;
+    return true;
+  }
+
+  // A dot product of n terms in any order is off by at most gamma_n |w| |v|, gamma_n = n eps.
+  void bounds(double left_norm, double right_norm) {
+    constexpr double eps = std::numeric_limits<double>::epsilon();
+    const double n = static_cast<double>(columns_ + 4), m = static_cast<double>(rows_ + 4);
+    const double sums = 1 + (n + m) * eps;
+    const double frobenius = std::sqrt(norms_.squares) * sums;
+    m_.lower = std::max(0.0, left_norm * (1 - m * eps) / (right_norm * (1 + n * eps)) -
+                                 n * eps * frobenius);
+    double upper = frobenius;
+    if (m_.start != nullptr) {
+      const double largest_column = *std::max_element(column_sums_, column_sums_ + columns_);
+      upper = std::min(upper, std::sqrt(largest_column * norms_.largest_row) * sums);
+    } else {
+      const double component = least_component(problem_.delta, start_norm_);
+      const double theorem =
+          problem_.lanczos
+              ? lanczos_upper(largest_eigenvalue(first_cycle_), first_cycle_.size, component)
+              : power_upper(log_norm_, problem_steps_, component);
+      // The steps were rounded in C.
+      constexpr double step_eps = std::numeric_limits<C>::epsilon();
+      upper = std::min(upper, theorem * (1 + 16 * std::sqrt(n) * step_eps));
+    }
+    m_.upper = std::max(upper, m_.lower);
+  }
+
+  bool within_tol() const { return problem_.tol >= 0 && m_.residual <= problem_.tol; }
+
+  void finish() {
+    m_.status = problem_.tol < 0  ? SpectralStatus::kIterated
+                : within_tol() ? SpectralStatus::kConverged
+                               : SpectralStatus::kNotConverged;
+  }
+
+  bool power() {
+    for (int64_t step = 1;; ++step) {
+      if (step >= problem_.passes) break;
+      const double square = pass(0);
+      if (!in_range<C>(square)) return false;
+      const double norm = std::sqrt(squares(product_, columns_));
+      if (problem_.tol >= 0) {
+        double residual = 0;
+        for (int64_t j = 0; j < columns_; ++j) {
+          const double difference = product_[j] / square - basis_[j];
+          residual += difference * difference;
+        }
+        if (std::sqrt(residual) <= problem_.tol) {
+          if (!measure_right()) return false;
+          if (within_tol() || m_.iterations >= problem_.passes) return finish(), true;
+        }
+      }
+      log_norm_ += std::log(norm);
+      problem_steps_ = step;
+      for (int64_t j = 0; j < columns_; ++j) right_[j] = product_[j] / norm;
+      round_right();
+      if (m_.iterations >= problem_.passes - 1) break;
+    }
+    if (!measure_right()) return false;
+    return finish(), true;
+  }
+
+  bool lanczos() {
+    double target = problem_.tol;
+    bool first = true;
+    for (;;) {
+      projection_.size = 0;
+      bool exhausted = false;  // the basis spans all that the start can reach
+      while (m_.iterations < problem_.passes - 1 && projection_.size < basis_size_ && !exhausted) {
+        const int k = projection_.size;
+        const double square = pass(k);
+        if (!in_range<C>(square) && (k == 0 || !std::isfinite(square))) return false;
+        exhausted = !add_step(k, square);
+        if (first) first_cycle_ = projection_;
+        if (problem_.tol < 0 || exhausted) continue;
+        const double theta = largest_eigenvalue(projection_);
+        double coefficients[kMaxBasis + 1];
+        top_eigenvector(projection_, theta, coefficients);
+        if (projection_.off[k] * std::abs(coefficients[k]) > target * theta) continue;
+        if (!take_best(exhausted) || !measure_right()) return false;
+        if (within_tol()) return finish(), true;
+        target /= 4;
+      }
+      first = false;
+      if (m_.iterations < problem_.passes) {
+        if (projection_.size > 0) take_best(exhausted);
+        if (!measure_right()) return false;
+      }
+      if (within_tol() || exhausted || m_.iterations >= problem_.passes) return finish(), true;
+      round_right();  // restart from the best vector
+    }
+  }
+
+  // Row k of the projection and basis vector k + 1; false if there is none.
+  bool add_step(int k, double square) {
+    C* const q = basis_ + k * columns_;
+    C* const next = q + columns_;
+    const double off = k > 0 ? projection_.off[k - 1] : 0;
+    recur(RecurrenceArgs<C>{next, product_, q, k > 0 ? q - columns_ : nullptr,
+                            static_cast<C>(square), static_cast<C>(off), columns_});
+    C coefficients[kMaxBasis];
+    SweepArgs<C, C> args{};
+    args.w = basis_;
+    args.rows = k + 1;
+    args.columns = args.row_stride = columns_;
+    args.v = next;
+    args.y = coefficients;
+    args.z = scratch_;
+    sweep(args);
+    for (int64_t j = 0; j < columns_; ++j) next[j] -= scratch_[j];
+    const double norm = std::sqrt(squares(next, columns_));
+    projection_.diagonal[k] = square;
+    projection_.off[k] = norm;
+    projection_.size = k + 1;
+    scale_ = std::max(k > 0 ? scale_ : 0, square);
+    constexpr double eps = std::numeric_limits<C>::epsilon();
+    if (!(norm > 4 * std::sqrt(static_cast<double>(columns_)) * eps * scale_)) return false;
+    const C inverse = static_cast<C>(1 / norm);
+    for (int64_t j = 0; j < columns_; ++j) next[j] *= inverse;
+    return true;
+  }
+
+  // right_ = the best vector in the span of the basis.
+  bool take_best(bool exhausted) {
+    Projection extended;
+    const bool longer = !exhausted && extend(projection_, &extended);
+    const Projection& best = longer ? extended : projection_;
+    double coefficients[kMaxBasis + 1];
+    top_eigenvector(best, largest_eigenvalue(best), coefficients);
+    std::fill_n(right_, columns_, 0.0);
+    for (int i = 0; i < best.size; ++i)
+      for (int64_t j = 0; j < columns_; ++j)
+        right_[j] += coefficients[i] * static_cast<double>(basis_[i * columns_ + j]);
+    const double norm = std::sqrt(squares(right_, columns_));
+    for (int64_t j = 0; j < columns_; ++j) right_[j] /= norm;
+    if constexpr (std::is_same_v<S, float>)
+      for (int64_t j = 0; j < columns_; ++j) right_[j] = static_cast<float>(right_[j]);
+    return true;
+  }
+
+ public:
+  int64_t row_ = 0;  // of the random start
+
+ private:
+  SpectralMatrix& m_;
+  const PowerIteration& problem_;
+  const Parallel& parallel_;
+  const S* w_;
+  const int64_t rows_, columns_;
+  const int64_t basis_size_;
+  const int64_t chunk_rows_, chunks_;
+  AlignedArray<C> numbers_;
+  AlignedArray<double> doubles_;
+  C *basis_, *product_, *scratch_, *left_, *partial_;  // [basis_size + 1, n], [n], [n], [m]
+  double *right_, *back_, *column_sums_;               // [n] each
+  Norms norms_;
+  Projection projection_, first_cycle_;
+  double start_norm_ = 1, log_norm_ = 0, scale_ = 0;
+  int64_t problem_steps_ = 0;
+};
+
+template <class S, class C>
+bool solve_as(SpectralMatrix& matrix, const PowerIteration& problem, const Parallel& parallel,
+              int64_t row) {
+  matrix.iterations = 0;
+  Solver<S, C> solver(matrix, problem, parallel);
+  solver.row_ = row;
+  return solver.run();
+}
+
+void set_zero(SpectralMatrix& matrix, SpectralStatus status, double value) {
+  matrix.sigma = matrix.residual = matrix.lower = matrix.upper = value;
+  matrix.status = status;
+  matrix.iterations = 0;
+  std::fill_n(matrix.u, matrix.rows, value);
+  std::fill_n(matrix.v, matrix.columns, value);
+}
+
+double largest_entry(const SpectralMatrix& matrix) {
+  double largest = 0;
+  for (int64_t i = 0; i < matrix.rows; ++i)
+    for (int64_t j = 0; j < matrix.columns; ++j) {
+      const int64_t at = i * matrix.row_stride + j;
+      const double entry = matrix.wide ? static_cast<const double*>(matrix.data)[at]
+                                       : static_cast<const float*>(matrix.data)[at];
+      if (!std::isfinite(entry)) return entry;
+      largest = std::max(largest, std::abs(entry));
+    }
+  return largest;
+}
+
+// A copy with entries of at most 1, where the numbers themselves leave the range of double.
+void solve_scaled(SpectralMatrix& matrix, const PowerIteration& problem, const Parallel& parallel,
+                  int64_t row, double largest) {
+  const int exponent = std::ilogb(largest);
+  std::vector<double> scaled(static_cast<size_t>(matrix.rows * matrix.columns));
+  for (int64_t i = 0; i < matrix.rows; ++i)
+    for (int64_t j = 0; j < matrix.columns; ++j) {
+      const int64_t at = i * matrix.row_stride + j;
+      const double entry = matrix.wide ? static_cast<const double*>(matrix.data)[at]
+                                       : static_cast<const float*>(matrix.data)[at];
+      scaled[static_cast<size_t>(i * matrix.columns + j)] = std::scalbn(entry, -exponent);
+    }
+  SpectralMatrix copy = matrix;
+  copy.data = scaled.data();
+  copy.wide = true;
+  copy.row_stride = matrix.columns;
+  solve_as<double, double>(copy, problem, parallel, row);
+  matrix.sigma = std::scalbn(copy.sigma, exponent);
+  matrix.lower = std::nextafter(std::scalbn(copy.lower, exponent), 0.0);
+  matrix.upper = std::nextafter(std::scalbn(copy.upper, exponent), HUGE_VAL);
+  matrix.residual = copy.residual;
+  matrix.iterations = copy.iterations;
+  matrix.status = copy.status;
+}
+
+void solve(SpectralMatrix& matrix, const PowerIteration& problem, const Parallel& parallel,
+           int64_t row) {
+  if (matrix.rows == 0 || matrix.columns == 0) return set_zero(matrix, SpectralStatus::kZero, 0);
+  if (!matrix.wide && solve_as<float, float>(matrix, problem, parallel, row)) return;
+  if (!matrix.wide && solve_as<float, double>(matrix, problem, parallel, row)) return;
+  if (matrix.wide && solve_as<double, double>(matrix, problem, parallel, row)) return;
+  const double largest = largest_entry(matrix);
+  if (!std::isfinite(largest))
+    return set_zero(matrix, SpectralStatus::kNonFinite, std::numeric_limits<double>::quiet_NaN());
+  if (largest == 0) {
+    set_zero(matrix, SpectralStatus::kZero, 0);
+    return;
+  }
+  solve_scaled(matrix, problem, parallel, row, largest);
+}
+
+}  // namespace
+
+void power_iteration_cpu(const PowerIteration& problem, const Parallel& parallel) {
+  const Parallel serial(1, nullptr);
+  int64_t total = 0;
+  std::vector<int64_t> order(static_cast<size_t>(problem.count));
+  std::iota(order.begin(), order.end(), 0);
+  const auto elements = [&](int64_t i) {
+    return problem.matrices[i].rows * problem.matrices[i].columns;
+  };
+  bool equal = true;
+  for (int64_t i = 0; i < problem.count; ++i) {
+    total += elements(i);
+    equal = equal && elements(i) == elements(0);
+  }
+  if (!equal)
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int64_t a, int64_t b) { return elements(a) > elements(b); });
+  const int64_t share = std::max(total / parallel.threads(), kChunkElements);
+  int64_t split = 0;
+  while (split < problem.count && elements(order[static_cast<size_t>(split)]) > share) ++split;
+  for (int64_t i = 0; i < split; ++i) {
+    const int64_t index = order[static_cast<size_t>(i)];
+    solve(problem.matrices[index], problem, parallel, index);
+    total -= elements(index);
+  }
+  parallel.for_each(problem.count - split, total * problem.passes, [&](int64_t i) {
+    const int64_t index = order[static_cast<size_t>(split + i)];
+    solve(problem.matrices[index], problem, serial, index);
+  });
+}
+
+void power_iteration_backward_cpu(const SpectralGradient* gradients, int64_t count,
+                                  const Parallel& parallel) {
+  int64_t total = 0;
+  std::vector<int64_t> first_chunk{0};
+  constexpr int64_t kTaskElements = 1 << 16;
+  const auto rows_per_task = [&](int64_t i) {
+    return std::max<int64_t>(kTaskElements / std::max<int64_t>(gradients[i].columns, 1), 1);
+  };
+  for (int64_t i = 0; i < count; ++i) {
+    total += gradients[i].rows * gradients[i].columns;
+    const int64_t rows = rows_per_task(i);
+    first_chunk.push_back(first_chunk.back() + (gradients[i].rows + rows - 1) / rows);
+  }
+  parallel.for_each(first_chunk.back(), total, [&](int64_t task) {
+    const auto after = std::upper_bound(first_chunk.begin(), first_chunk.end(), task);
+    const int64_t i = after - first_chunk.begin() - 1;
+    const SpectralGradient& g = gradients[i];
+    const int64_t rows = rows_per_task(i);
+    const int64_t begin = (task - first_chunk[static_cast<size_t>(i)]) * rows;
+    for (int64_t r = begin; r < std::min(begin + rows, g.rows); ++r) {
+      const double scale = g.scale * g.u[r];
+      if (g.wide) {
+        kOuterDouble.active()({static_cast<double*>(g.gradient) + r * g.columns, g.v, g.columns,
+                               scale});
+      } else {
+        kOuterFloat.active()({static_cast<float*>(g.gradient) + r * g.columns, g.v, g.columns,
+                              scale});
+      }
+    }
+  });
+}
+
+}  // namespace fractalkern
