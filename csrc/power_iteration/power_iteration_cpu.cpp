@@ -43,10 +43,10 @@ template <class S, class C>
 struct SweepArgs {
   const S* w;  // [rows, columns]
   int64_t rows, columns, row_stride;
-  const C* v;           // [columns]
-  C* y;                 // [rows], W v
-  C* z;                 // [columns], W^T W v
-  C* column_sums;       // [columns], sums of |w|; these two only where norms are measured
+  const C* v;      // [columns]
+  C* y;            // [rows], W v
+  C* z;            // [columns], W^T W v
+  C* column_sums;  // [columns], sums of |w|; these two only where norms are measured
   Norms* norms;
 };
 
@@ -279,18 +279,17 @@ class Solver {
     const double n = static_cast<double>(columns_ + 4), m = static_cast<double>(rows_ + 4);
     const double sums = 1 + (n + m) * eps;
     const double frobenius = std::sqrt(norms_.squares) * sums;
-    m_.lower = std::max(0.0, left_norm * (1 - m * eps) / (right_norm * (1 + n * eps)) -
-                                 n * eps * frobenius);
+    m_.lower = std::max(
+        0.0, left_norm * (1 - m * eps) / (right_norm * (1 + n * eps)) - n * eps * frobenius);
     double upper = frobenius;
     if (m_.start != nullptr) {
       const double largest_column = *std::max_element(column_sums_, column_sums_ + columns_);
       upper = std::min(upper, std::sqrt(largest_column * norms_.largest_row) * sums);
     } else {
       const double component = least_component(problem_.delta, start_norm_);
-      const double theorem =
-          problem_.lanczos
-              ? lanczos_upper(largest_eigenvalue(first_cycle_), first_cycle_.size, component)
-              : power_upper(log_norm_, problem_steps_, component);
+      const double theorem = problem_.lanczos ? lanczos_upper(largest_eigenvalue(first_cycle_),
+                                                              first_cycle_.size, component)
+                                              : power_upper(log_norm_, problem_steps_, component);
       // The steps were rounded in C.
       constexpr double step_eps = std::numeric_limits<C>::epsilon();
       upper = std::min(upper, theorem * (1 + 16 * std::sqrt(n) * step_eps));
@@ -301,9 +300,9 @@ class Solver {
   bool within_tol() const { return problem_.tol >= 0 && m_.residual <= problem_.tol; }
 
   void finish() {
-    m_.status = problem_.tol < 0  ? SpectralStatus::kIterated
-                : within_tol() ? SpectralStatus::kConverged
-                               : SpectralStatus::kNotConverged;
+    m_.status = problem_.tol < 0 ? SpectralStatus::kIterated
+                : within_tol()   ? SpectralStatus::kConverged
+                                 : SpectralStatus::kNotConverged;
   }
 
   bool power() {
@@ -557,11 +556,11 @@ void power_iteration_backward_cpu(const SpectralGradient* gradients, int64_t cou
     for (int64_t r = begin; r < std::min(begin + rows, g.rows); ++r) {
       const double scale = g.scale * g.u[r];
       if (g.wide) {
-        kOuterDouble.active()({static_cast<double*>(g.gradient) + r * g.columns, g.v, g.columns,
-                               scale});
+        kOuterDouble.active()(
+            {static_cast<double*>(g.gradient) + r * g.columns, g.v, g.columns, scale});
       } else {
-        kOuterFloat.active()({static_cast<float*>(g.gradient) + r * g.columns, g.v, g.columns,
-                              scale});
+        kOuterFloat.active()(
+            {static_cast<float*>(g.gradient) + r * g.columns, g.v, g.columns, scale});
       }
     }
   });

@@ -24,8 +24,8 @@ struct Projection {
 inline double largest_eigenvalue(const Projection& t) {
   double lambda = 0;
   for (int i = 0; i < t.size; ++i)
-    lambda = std::max(lambda, t.diagonal[i] + (i > 0 ? t.off[i - 1] : 0) +
-                                  (i + 1 < t.size ? t.off[i] : 0));
+    lambda = std::max(lambda,
+                      t.diagonal[i] + (i > 0 ? t.off[i - 1] : 0) + (i + 1 < t.size ? t.off[i] : 0));
   const double floor = lambda * 1e-290;
   if (t.size == 1 || !(lambda > 0)) return lambda;
   for (int turn = 0; turn < 200; ++turn) {
