@@ -89,7 +89,7 @@ def test_report_claims_only_the_settings_that_are_the_originals():
     def deviations(**change):
         return report.deviations(dataclasses.replace(TrainabilityConfig(), **change))
 
-    rule = "a run with a loss that is not finite at its end has not converged"
+    rule = "runs whose last losses are not all finite count as diverged"
     assert deviations() == ["resolution 512 (4,096)", rule]
     assert deviations(resolution=4096, steps=1000, protocol="published") == []
     assert deviations(resolution=4096, condition="init-offset") == [

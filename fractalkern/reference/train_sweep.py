@@ -11,10 +11,13 @@ TAIL = 20
 
 def forward(x: Tensor, w0: Tensor, w1: Tensor, activation: str) -> Tensor:
     """Mean-field network `[..., D, k]`: each layer divides by sqrt(fan-in), the last one twice."""
-    gain = 1.0 if activation == "identity" else math.sqrt(2)  # sqrt(2) relu(z) = relu(sqrt(2) z)
+    gain = 1 if activation == "identity" else math.sqrt(2)  # sqrt(2) relu(z) = relu(sqrt(2) z)
     z = x @ (w0 * (gain / math.sqrt(x.shape[-1])))
-    phi = {"tanh": torch.tanh, "relu": torch.relu, "identity": lambda z: z}[activation]
-    return phi(z) @ (w1 / w1.shape[-2])
+    if activation == "tanh":
+        z = torch.tanh(z)
+    elif activation == "relu":
+        z = torch.relu(z)
+    return z @ (w1 / w1.shape[-2])
 
 
 def network_losses(x: Tensor, y: Tensor, w0: Tensor, w1: Tensor, activation: str) -> Tensor:

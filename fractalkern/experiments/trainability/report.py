@@ -94,5 +94,5 @@ def deviations(config: TrainabilityConfig) -> list[str]:
     if config.condition == "init-offset":
         changed.append("the offset is added only once")
     if config.protocol == "fixed":
-        changed.append("a run with a loss that is not finite at its end has not converged")
+        changed.append("runs whose last losses are not all finite count as diverged")
     return changed
