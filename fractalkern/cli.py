@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import io
 import itertools
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -73,7 +74,8 @@ def _parsed(verb: str, function: Any, arguments: list[str], **defaults: Any) -> 
 
 def _first_paragraph(box: str) -> str:
     """The text between a box' title and its first rule, in one line."""
-    lines = [line.strip("│ ") for line in box.splitlines()]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)  # a terminal gets colours
+    lines = [line.strip("│ ") for line in plain.splitlines()]
 
     def is_rule(line: str) -> bool:
         return set(line) <= set("─-")  # with plain letters a rule also follows the title
@@ -81,7 +83,7 @@ def _first_paragraph(box: str) -> str:
     text = itertools.takewhile(
         lambda line: not is_rule(line), itertools.dropwhile(is_rule, lines[1:])
     )
-    return " ".join(text).rstrip(".") or box.strip()
+    return " ".join(text).rstrip(".") or plain.strip()
 
 
 def _trainability(arguments: list[str]) -> int:

@@ -94,6 +94,24 @@ def test_usage_error_is_one_sentence_and_exit_2(capsys, options, named):
     assert "│" not in line
 
 
+def test_usage_error_on_a_terminal_is_as_plain(tmp_path):
+    code = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"
+    command = [sys.executable, "-m", "fractalkern", "trainability", "--steps", "many"]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"TERM": "xterm-256color"},
+    )
+    assert result.returncode == 2
+    assert result.stdout.strip() == (
+        "fractalkern: Error parsing --steps: invalid literal for int() with base 10: 'many' "
+        "(trainability --help says more)"
+    )
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["trainability", "--help"]])
 def test_help(capsys, arguments):
     try:
