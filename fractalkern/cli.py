@@ -5,11 +5,15 @@ Results go to stdout, everything else to stderr. Exit codes: 0 done, 2 a mistake
 """
 
 import argparse
+import contextlib
+import io
+import itertools
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fractalkern.errors import BackendError, InputError
 
@@ -50,6 +54,38 @@ def _usage(arguments: list[str]) -> int:
     return 2
 
 
+def _parsed(verb: str, function: Any, arguments: list[str], **defaults: Any) -> Any:
+    """What tyro makes of the arguments; its boxed complaint becomes one sentence.
+
+    Raises:
+        InputError: the arguments are not those of the verb.
+    """
+    import tyro
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(function, args=arguments, prog=f"fractalkern {verb}", **defaults)
+    except SystemExit as exit_:
+        if not exit_.code:
+            raise  # --help
+        raise InputError(f"{_first_paragraph(said.getvalue())} ({verb} --help says more)") from None
+
+
+def _first_paragraph(box: str) -> str:
+    """The text between a box' title and its first rule, in one line."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)  # a terminal gets colours
+    lines = [line.strip("│ ") for line in plain.splitlines()]
+
+    def is_rule(line: str) -> bool:
+        return set(line) <= set("─-")  # with plain letters a rule also follows the title
+
+    text = itertools.takewhile(
+        lambda line: not is_rule(line), itertools.dropwhile(is_rule, lines[1:])
+    )
+    return " ".join(text).rstrip(".") or plain.strip()
+
+
 def _trainability(arguments: list[str]) -> int:
     import tyro
 
@@ -74,9 +110,7 @@ def _trainability(arguments: list[str]) -> int:
         """Print the settings as TOML and stop."""
 
     base = _base_config(arguments)
-    options = tyro.cli(
-        Options, args=arguments, default=Options(base), prog="fractalkern trainability"
-    )
+    options = _parsed("trainability", Options, arguments, default=Options(base))
     config = options.settings.checked()
     if options.print_config:
         print(to_toml(config), end="")
@@ -108,14 +142,12 @@ def _base_config(arguments: list[str]) -> "TrainabilityConfig":
 
 
 def _doctor(arguments: list[str]) -> int:
-    import tyro
-
     from fractalkern.doctor import report
 
     def doctor() -> None:
         """Prints what was built, what was found, and what each missing part would need."""
 
-    tyro.cli(doctor, args=arguments, prog="fractalkern doctor")
+    _parsed("doctor", doctor, arguments)
     print(report())
     return 0
 

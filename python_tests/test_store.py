@@ -1,6 +1,7 @@
 import errno
 import fcntl
 import os
+import re
 import sqlite3
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from fractalkern.errors import InputError
 from fractalkern.sweeps.files import write_atomically
 from fractalkern.sweeps.grid import log_axis, tile_count, tiles
-from fractalkern.sweeps.progress import Meter, display
+from fractalkern.sweeps.progress import Meter, _short, display
 from fractalkern.sweeps.runner import run_tiles
 from fractalkern.sweeps.store import Store
 
@@ -223,6 +224,30 @@ def test_bar_only_on_a_terminal_that_wants_one(monkeypatch, capsys, colour):
     assert ("\x1b" in printed) == colour
     assert "a [note]" in printed
     assert "10 of 10 cells" in printed
+
+
+def test_bar_of_the_largest_grid_fits_a_terminal_of_80_columns(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    meter = Meter(4096**2, 0, 500)
+    meter._started -= 36000.0
+    with display("trainability init-offset-published", meter) as shown:
+        shown.advance(12_345_678)
+    last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err).splitlines()[-1]
+    assert "12,345,678 of 16,777,216 cells, 171k network-steps/s, 3:35:" in last
+    assert last.rstrip().endswith(" left")
+    assert len(last.rstrip()) <= 80
+    assert "\N{BOX DRAWINGS HEAVY HORIZONTAL}" * 5 in last
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(3.14159, "3.14"), (999.4, "999"), (999.6, "1k"), (592141, "592k"), (2e9, "2G")],
+)
+def test_rates_have_three_digits_and_a_unit(number, text):
+    assert _short(number) == text
 
 
 @pytest.mark.parametrize(("rows", "height"), [(1, 1), (7, 2), (8, 4), (5, 9)])

@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import json
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ from PIL import Image
 from fractalkern import memory, train_sweep
 from fractalkern.errors import InputError
 from fractalkern.experiments import settings
+from fractalkern.experiments.trainability import figures, report
 from fractalkern.experiments.trainability import run as run_module
 from fractalkern.experiments.trainability.config import Condition, TrainabilityConfig, quick
 from fractalkern.experiments.trainability.data import shared
@@ -80,6 +82,25 @@ def test_run_folder_holds_what_is_promised(finished):
     assert f"{numbers['control_dimension']:.3f}" in text
     assert "fractal.png" in text
     assert "Philox4x32-10 keyed by --seed 0" in text
+    assert "width 4 (16), steps 20 (500 or 1,000), resolution 20 (4,096)" in text
+
+
+def test_report_claims_only_the_settings_that_are_the_originals():
+    def deviations(**change):
+        return report.deviations(dataclasses.replace(TrainabilityConfig(), **change))
+
+    rule = "runs whose last losses are not all finite count as diverged"
+    assert deviations() == ["resolution 512 (4,096)", rule]
+    assert deviations(resolution=4096, steps=1000, protocol="published") == []
+    assert deviations(resolution=4096, condition="init-offset") == [
+        "the offset is added only once",
+        rule,
+    ]
+    assert deviations(resolution=4096, protocol="published", dtype="float32", minibatch=3) == [
+        "dtype float32 (float64)"
+    ]
+    options = {"condition": "tanh-minibatch", "resolution": 4096, "protocol": "published"}
+    assert deviations(**options, minibatch=3) == ["minibatch 3 (16)"]
 
 
 @pytest.mark.parametrize(("name", "width"), [("fractal.png", 2000), ("dimension.png", 1600)])
@@ -87,6 +108,47 @@ def test_pictures_are_large_and_not_blank(finished, name, width):
     with Image.open(finished[0] / name) as picture:
         assert picture.width >= width
         assert picture.convert("RGB").resize((50, 50)).getcolors(maxcolors=10) is None
+
+
+WINDOWS = {
+    "first view": (-3.0, 6.0, -3.0, 6.0),
+    "deep zoom": (1.2345678901, 1.2345678902, 2.0000000000001, 2.0000000000002),
+    "about zero": (-0.001, 0.001, -0.001, 0.001),
+    "wide": (-300.0, 300.0, -300.0, 300.0),
+}
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_no_text_runs_off_the_picture(window):
+    config = TrainabilityConfig(
+        condition="init-offset-published",
+        resolution=48,
+        window=WINDOWS[window],
+        seed=2**64 - 1,
+    )
+    value = torch.arange(48.0).expand(48, 48) - 23.5
+    found = find(value, value < 0, config.seed)
+    for draw in (
+        lambda: figures.fractal(config, value, found),
+        lambda: figures.dimension(config, found),
+    ):
+        with Image.open(io.BytesIO(draw())) as picture:
+            pixels = np.asarray(picture.convert("L"))
+        for edge in (pixels[:6], pixels[-6:], pixels[:, :6], pixels[:, -6:]):
+            assert (edge == 255).all()
+
+
+def test_ticks_are_round_powers_of_ten():
+    positions, labels, unit = figures.ticks(-3.0, 6.0)
+    assert positions == list(range(-3, 7))
+    assert (labels[0], labels[3], unit) == ("$10^{-3}$", "$10^{0}$", "")
+    positions, labels, unit = figures.ticks(-0.05, 0.06)
+    assert labels == [f"$10^{{{i / 50:.2f}}}$" for i in range(-2, 4)]
+    # Too narrow to write the powers: steps from the lower end.
+    positions, labels, unit = figures.ticks(2.0000001, 2.0000003)
+    assert labels == ["0", "5", "10", "15", "20"]
+    assert positions == pytest.approx([2.0000001 + i * 5e-8 for i in range(5)], abs=1e-14)
+    assert "x = 2.0000001 + t \\times 10^{-8}" in unit
 
 
 def test_row_is_the_second_axis_and_column_the_first(finished):

@@ -3,26 +3,18 @@
 // lies unaligned in a buffer of exactly its own length.
 #include "box_count/box_count.h"
 
-#include <cstdio>
-#include <cstdlib>
+#include <algorithm>
 #include <memory>
-#include <random>
+#include <sstream>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "common/instruction_set.h"
+#include "tests/testing.h"
 
+namespace fractalkern::testing {
 namespace {
 
-using fractalkern::BoxCount;
-using fractalkern::Parallel;
-
-void run_threads(int64_t workers, Parallel::Body body, const void* context) {
-  std::vector<std::thread> threads;
-  for (int64_t i = 0; i < workers; ++i) threads.emplace_back(body, context);
-  for (auto& thread : threads) thread.join();
-}
+constexpr int kProblems = 300;
 
 // Walks the indices below `limits` in row-major order; false after the last one.
 bool advance(std::vector<int64_t>& index, const std::vector<int64_t>& limits) {
@@ -82,16 +74,19 @@ std::vector<int64_t> brute_force(const BoxCount& p) {
   return counts;
 }
 
-struct Random {
-  std::mt19937_64 engine{20240213};
-  int64_t below(int64_t limit) {
-    return std::uniform_int_distribution<int64_t>(0, limit - 1)(engine);
-  }
-};
+std::string describe(const BoxCount& p) {
+  std::ostringstream text;
+  text << "batch " << p.batch << ", shape";
+  for (int k = 0; k < p.dims; ++k) text << ' ' << p.shape[k];
+  text << ", sizes";
+  for (int64_t s = 0; s < p.size_count; ++s) text << ' ' << p.sizes[s];
+  text << ", offsets " << p.offsets << ", mixed " << p.mixed << ", crop " << p.crop;
+  return text.str();
+}
 
-bool check(Random& random, const std::string& instruction_set) {
+void check_random_problem(Random& random, const std::string& instruction_set) {
   BoxCount p{};
-  p.dims = static_cast<int>(1 + random.below(fractalkern::kBoxCountMaxDims));
+  p.dims = static_cast<int>(1 + random.below(kBoxCountMaxDims));
   p.batch = random.below(4);
   const int64_t longest[] = {700, 150, 40, 12, 7};
   int64_t cells = 1, side = 1;
@@ -110,8 +105,8 @@ bool check(Random& random, const std::string& instruction_set) {
   p.offsets = powers && random.below(3) > 0 ? 1 : random.below(5);
   p.mixed = random.below(2) == 0;
   p.crop = random.below(2) == 0;
-  const int64_t grids = fractalkern::box_count_grids(p.dims, p.sizes, p.size_count, p.offsets);
-  if (grids > 400) return check(random, instruction_set);
+  const int64_t grids = box_count_grids(p.dims, p.sizes, p.size_count, p.offsets);
+  if (grids > 400) return check_random_problem(random, instruction_set);
 
   const auto mask = std::make_unique<uint8_t[]>(static_cast<size_t>(p.batch * cells + 1));
   const int64_t rarity = int64_t{1} << random.below(9);
@@ -121,29 +116,18 @@ bool check(Random& random, const std::string& instruction_set) {
   p.mask = mask.get() + 1;
   std::vector<int64_t> counts(static_cast<size_t>(p.batch * grids), -1);
   p.counts = counts.data();
-  fractalkern::box_count_cpu(p, Parallel(1 + random.below(3), run_threads));
-  if (counts == brute_force(p)) return true;
-
-  std::printf("wrong counts with %s: batch %lld, shape", instruction_set.c_str(),
-              static_cast<long long>(p.batch));
-  for (int k = 0; k < p.dims; ++k) std::printf(" %lld", static_cast<long long>(p.shape[k]));
-  std::printf(", sizes");
-  for (const int64_t size : sizes) std::printf(" %lld", static_cast<long long>(size));
-  std::printf(", offsets %lld, mixed %d, crop %d\n", static_cast<long long>(p.offsets), p.mixed,
-              p.crop);
-  return false;
+  box_count_cpu(p, thread_parallel(1 + random.below(3)));
+  CHECK(counts == brute_force(p), instruction_set, describe(p));
 }
 
 }  // namespace
+}  // namespace fractalkern::testing
 
-int main(int argc, char** argv) {
-  const int checks = argc > 1 ? std::atoi(argv[1]) : 300;
-  int passed = 0;
-  for (const auto& name : fractalkern::supported_instruction_sets()) {
-    fractalkern::set_instruction_set(name);
-    Random random;
-    for (int i = 0; i < checks; ++i, ++passed)
-      if (!check(random, name)) return 1;
-  }
-  std::printf("%d checks passed\n", passed);
+int main() {
+  using namespace fractalkern::testing;
+  for_each_instruction_set([](const std::string& name) {
+    Random random(20240213);
+    for (int i = 0; i < kProblems; ++i) check_random_problem(random, name);
+  });
+  return testing_result();
 }

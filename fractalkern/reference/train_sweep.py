@@ -11,14 +11,13 @@ TAIL = 20
 
 def forward(x: Tensor, w0: Tensor, w1: Tensor, activation: str) -> Tensor:
     """Mean-field network `[..., D, k]`: each layer divides by sqrt(fan-in), the last one twice."""
-    z = x @ w0 / math.sqrt(x.shape[-1])
+    gain = 1 if activation == "identity" else math.sqrt(2)  # sqrt(2) relu(z) = relu(sqrt(2) z)
+    z = x @ (w0 * (gain / math.sqrt(x.shape[-1])))
     if activation == "tanh":
-        hidden = torch.tanh(math.sqrt(2) * z)
+        z = torch.tanh(z)
     elif activation == "relu":
-        hidden = math.sqrt(2) * torch.relu(z)
-    else:
-        hidden = z
-    return hidden @ w1 / w1.shape[-2]
+        z = torch.relu(z)
+    return z @ (w1 / w1.shape[-2])
 
 
 def network_losses(x: Tensor, y: Tensor, w0: Tensor, w1: Tensor, activation: str) -> Tensor:
@@ -66,15 +65,17 @@ def train_sweep(
     for t in range(steps):
         if offset is not None and (t == 0 or offset_every_step):
             w0 = w0 + offset[:, None, None]
-        losses.append(network_losses(x, y, w0, w1, activation))
         if probe is not None:
             readout = forward(probe, w0, w1, activation)[:, 0, 0]
 
         rows = slice(None) if batches is None else batches[t]
         with torch.enable_grad():
             a0, a1 = w0.detach().requires_grad_(), w1.detach().requires_grad_()
-            loss = network_losses(x[rows], y[rows], a0, a1, activation).sum()
-            gradient0, gradient1 = torch.autograd.grad(loss, (a0, a1))
+            loss = network_losses(x[rows], y[rows], a0, a1, activation)
+            gradient0, gradient1 = torch.autograd.grad(loss.sum(), (a0, a1))
+        if batches is not None:  # the recorded loss is that of all rows
+            loss = network_losses(x, y, w0, w1, activation)
+        losses.append(loss.detach())
         new0 = w0 - lr0[:, None, None] * gradient0
         new1 = w1 - lr1[:, None, None] * gradient1
 

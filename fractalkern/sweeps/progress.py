@@ -31,7 +31,7 @@ class Meter:
         parts = [f"{self.done:,} of {self.total:,} cells"]
         rate = self.rate()
         if rate > 0:
-            parts.append(f"{rate * self._steps:,.0f} network-steps/s")
+            parts.append(f"{_short(rate * self._steps)} network-steps/s")
             parts.append(f"{_duration((self.total - self.done) / rate)} left")
         return ", ".join(parts)
 
@@ -52,16 +52,17 @@ def display(title: str, meter: Meter) -> Iterator[Display]:
     if not sys.stderr.isatty() or "NO_COLOR" in os.environ:
         yield _Lines(title, meter)
         return
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}")
+    # No title: 80 columns hold the figures of the largest grids and a bar, and no more.
+    columns = BarColumn(), TextColumn("{task.fields[text]}")
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield _Bar(title, meter, progress)
+        yield _Bar(meter, progress)
 
 
 class _Bar:
-    def __init__(self, title: str, meter: Meter, progress: Progress) -> None:
+    def __init__(self, meter: Meter, progress: Progress) -> None:
         self._meter, self._progress = meter, progress
         self._task = progress.add_task(
-            title, total=meter.total, completed=meter.done, text=meter.text()
+            "", total=meter.total, completed=meter.done, text=meter.text()
         )
 
     def advance(self, cells: int) -> None:
@@ -89,6 +90,15 @@ class _Lines:
     def _show(self) -> None:
         self._last_line = time.monotonic()
         self.note(f"{self._title}: {self._meter.text()}")
+
+
+def _short(number: float) -> str:
+    """Three digits and a unit: 592k."""
+    for unit in ("", "k", "M"):
+        if number < 999.5:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:,.3g}G"
 
 
 def _duration(seconds: float) -> str:

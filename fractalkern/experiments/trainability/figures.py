@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, MultipleLocator, NullFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -52,10 +51,10 @@ def fractal(config: TrainabilityConfig, value: Tensor, findings: Findings) -> by
     n = config.resolution
     inches = 8.0
     pixels = n * max(1, round(1600 / n))
-    width, height = 10.6, 9.8
+    width, height, bottom = 10.6, 10.1, 0.95
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), dpi=pixels / inches)
-        axes = figure.add_axes((1.05 / width, 0.85 / height, inches / width, inches / height))
+        axes = figure.add_axes((1.05 / width, bottom / height, inches / width, inches / height))
         # Negated as in the original, so that converged is the blue end of the map.
         axes.imshow(
             -restretch(value.double().numpy()),
@@ -69,7 +68,7 @@ def fractal(config: TrainabilityConfig, value: Tensor, findings: Findings) -> by
         )
         _label_rates(axes, config)
         _title(figure, config, findings)
-        bar = figure.add_axes((9.3 / width, 0.85 / height, 0.28 / width, inches / height))
+        bar = figure.add_axes((9.3 / width, bottom / height, 0.28 / width, inches / height))
         _colour_bar(bar)
         return _png(figure)
 
@@ -100,7 +99,8 @@ def _plot_counts(axes: Axes, findings: Findings) -> None:
     label = f"{CONTROL_LINES} straight lines, D = {findings.control_dimension:.3f}"
     axes.plot(line.sizes, mean, "s-", color=_GREY, markersize=5, linewidth=1, label=label)
     if findings.dimension is None:
-        axes.text(0.5, 0.5, "no fit: the boundary is degenerate", transform=axes.transAxes)
+        # Below the control's falling line.
+        axes.text(0.04, 0.05, f"no fit: {findings.reason}", transform=axes.transAxes, wrap=True)
     else:
         fit = findings.dimension
         axes.plot(fit.sizes, fit.counts, "o", color=_BLUE, markersize=7, label="boundary")
@@ -143,18 +143,40 @@ def _extent(config: TrainabilityConfig) -> tuple[float, float, float, float]:
 
 
 def _label_rates(axes: Axes, config: TrainabilityConfig) -> None:
-    for axis, low, high in (
-        (axes.xaxis, *config.window[:2]),
-        (axes.yaxis, *config.window[2:]),
+    for axis, name, low, high in zip(
+        (axes.xaxis, axes.yaxis),
+        _axis_names(config),
+        config.window[::2],
+        config.window[1::2],
+        strict=True,
     ):
-        step = _tick_step(high - low)
-        axis.set_major_locator(MultipleLocator(step))
-        axis.set_major_formatter(FuncFormatter(_power_of_ten(step)))
-        axis.set_minor_formatter(NullFormatter())
-    first, second = _axis_names(config)
-    axes.set_xlabel(first, fontsize=13)
-    axes.set_ylabel(second, fontsize=13)
+        positions, labels, unit = ticks(low, high)
+        axis.set_ticks(positions, labels)
+        axis.set_label_text(name + unit, fontsize=13)
     axes.tick_params(labelsize=12, length=5)
+
+
+def ticks(low: float, high: float) -> tuple[list[float], list[str], str]:
+    """Positions and labels at round powers of ten, and what the axis' name must add to them.
+
+    Deep in a zoom the powers differ in their last digits only, too many to write at each tick:
+    there the ticks count small steps t of the power from the window's lower end.
+    """
+    step = _tick_step(high - low)
+    decimals = _decimals(step)
+    if decimals <= 3:
+        positions = [
+            i * step
+            for i in range(math.ceil(low / step - 1e-9), 1 + math.floor(high / step + 1e-9))
+        ]
+        # Adding zero turns -0 into 0.
+        labels = [f"$10^{{{round(p, decimals) + 0.0:.{decimals}f}}}$" for p in positions]
+        return positions, labels, ""
+    counts = range(math.floor((high - low) / step + 1e-9) + 1)
+    digit = round(step * 10.0**decimals)
+    labels = [str(i * digit) for i in counts]
+    unit = f"\n$10^x$ at $x = {low!r} + t \\times 10^{{-{decimals}}}$, ticks at $t$"
+    return [low + i * step for i in counts], labels, unit
 
 
 def _tick_step(span: float) -> float:
@@ -164,10 +186,9 @@ def _tick_step(span: float) -> float:
     return next(step * unit for step in (1, 2, 5, 10) if step * unit >= raw * (1 - 1e-9))
 
 
-def _power_of_ten(step: float) -> Any:
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    # Adding zero turns -0 into 0.
-    return lambda exponent, _: f"$10^{{{round(exponent, decimals) + 0.0:.{decimals}f}}}$"
+def _decimals(step: float) -> int:
+    """Digits after the point that multiples of `step` need."""
+    return max(0, -math.floor(math.log10(step) + 1e-9))
 
 
 def _axis_names(config: TrainabilityConfig) -> tuple[str, str]:
@@ -195,11 +216,12 @@ def _title(figure: Figure, config: TrainabilityConfig, findings: Findings) -> No
             f"boundary dimension {fit.dimension:.3f} ± {fit.stderr:.3f} "
             f"(straight lines {findings.control_dimension:.3f})"
         )
-    details = (
+    drawn = (
         f"{config.resolution} × {config.resolution} networks, {config.dtype}, seed {config.seed}"
-        f"   ·   {findings.converged_fraction:.1%} converge   ·   {measured}"
     )
-    figure.text(left, 1 - 0.74 / height, details, fontsize=10.5, color="#444444")
+    found = f"{findings.converged_fraction:.1%} converge   ·   {measured}"
+    for inches, text in ((0.72, drawn), (0.94, found)):
+        figure.text(left, 1 - inches / height, text, fontsize=10.5, color="#444444")
 
 
 def _colour_bar(axes: Axes) -> None:

@@ -58,7 +58,8 @@ def text(
         f"control     {findings.control_dimension:.3f} (mean of {CONTROL_LINES} straight lines "
         "on the same grid)",
         f"speed       {numbers['network_steps_per_second']:,.0f} network-steps/s "
-        f"({numbers['seconds']:.1f} s in all sittings)",
+        f"(steps that an early exit proved count as done); {numbers['seconds']:.1f} s in all "
+        "sittings",
         f"files       {out / 'fractal.png'}, dimension.png, summary.json, grid.safetensors",
         _provenance(config),
     ]
@@ -66,8 +67,32 @@ def text(
 
 
 def _provenance(config: TrainabilityConfig) -> str:
-    exception = ", except that the offset is added only once" * (config.condition == "init-offset")
+    changed = deviations(config)
+    exception = f" except for {', '.join(changed)}" if changed else " exactly"
     return (
-        f"The settings of the original (Sohl-Dickstein, 2024) are used exactly{exception}; its "
-        f"random numbers are not: these are Philox4x32-10 keyed by --seed {config.seed}."
+        f"The settings are those of the original (Sohl-Dickstein, 2024){exception}; the random "
+        f"numbers are not: they are Philox4x32-10 keyed by --seed {config.seed}."
     )
+
+
+def deviations(config: TrainabilityConfig) -> list[str]:
+    """How a run differs from the original; the original's setting stands in brackets.
+
+    The window is no deviation: the original zooms.
+    """
+    changed = []
+    if config.width != 16:
+        changed.append(f"width {config.width} (16)")
+    if config.steps not in (500, 1000):
+        changed.append(f"steps {config.steps} (500 or 1,000)")
+    if config.resolution != 4096:
+        changed.append(f"resolution {config.resolution} (4,096)")
+    if config.dtype != "float64":
+        changed.append(f"dtype {config.dtype} (float64)")
+    if config.condition == "tanh-minibatch" and config.minibatch != 16:
+        changed.append(f"minibatch {config.minibatch} (16)")
+    if config.condition == "init-offset":
+        changed.append("the offset is added only once")
+    if config.protocol == "fixed":
+        changed.append("runs whose last losses are not all finite count as diverged")
+    return changed
