@@ -14,6 +14,12 @@ from fractalkern.spectra import (
     spectral_exponent_of,
     spectrum_of,
 )
+from fractalkern.spectral_norms import (
+    SpectralNormRow,
+    SpectralNormTable,
+    spectral_norms,
+    spectral_radius,
+)
 
 __version__: str = build_info()["version"]
 
@@ -25,6 +31,8 @@ __all__ = [
     "DimensionResult",
     "InputError",
     "InputTypeError",
+    "SpectralNormRow",
+    "SpectralNormTable",
     "SpectralNorms",
     "SpectrumFit",
     "SweepResult",
@@ -38,6 +46,8 @@ __all__ = [
     "power_iteration",
     "set_instruction_set",
     "spectral_exponent_of",
+    "spectral_norms",
+    "spectral_radius",
     "spectrum_of",
     "train_sweep",
     "use_backend",

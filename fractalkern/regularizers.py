@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from fractalkern.errors import InputError, InputTypeError
+from fractalkern.modules import module_weights
 from fractalkern.ops.power_iteration import SpectralNorms, power_iteration
 
 Include = Callable[[str, Tensor], bool] | Sequence[str]
@@ -139,7 +139,11 @@ class SpectralTarget:
 
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
         source = self._source
-        found = _module_weights(source) if isinstance(source, nn.Module) else source.items()
+        found = (
+            ((name, tensor) for name, _, tensor in module_weights(source))
+            if isinstance(source, nn.Module)
+            else source.items()
+        )
         for name, tensor in found:
             if _included(self._include, name, tensor):
                 yield name, tensor
@@ -194,21 +198,3 @@ def _included(include: Include | None, name: str, tensor: Tensor) -> bool:
     if callable(include):
         return bool(include(name, tensor))
     return any(fnmatchcase(name, pattern) for pattern in include)
-
-
-def _module_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every weight of 2 or more axes: parametrised ones as computed, shared ones once."""
-    seen: set[int] = set()
-    for prefix, part in module.named_modules():
-        if isinstance(part, parametrize.ParametrizationList):
-            continue  # its owner yields what it computes
-        dot = f"{prefix}." if prefix else ""
-        if parametrize.is_parametrized(part):
-            for name in part.parametrizations:  # type: ignore[union-attr]
-                tensor = getattr(part, name)
-                if tensor.ndim >= 2:
-                    yield dot + name, tensor
-        for name, parameter in part.named_parameters(recurse=False):
-            if parameter.ndim >= 2 and id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield dot + name, parameter
