@@ -6,6 +6,7 @@ from fractalkern.dimension import BoxDimension, DimensionResult, box_dimension, 
 from fractalkern.edges import boundary
 from fractalkern.errors import BackendError, DegenerateBoundaryError, InputError, InputTypeError
 from fractalkern.ops.box_count import BoxCounts, box_count
+from fractalkern.ops.fractal_noise import fractal_noise
 from fractalkern.ops.power_iteration import SpectralNorms, power_iteration
 from fractalkern.ops.train_sweep import SweepResult, train_sweep
 from fractalkern.spectra import (
@@ -43,6 +44,7 @@ __all__ = [
     "build_info",
     "estimate_dimension",
     "fractal_dimension_of",
+    "fractal_noise",
     "power_iteration",
     "set_instruction_set",
     "spectral_exponent_of",

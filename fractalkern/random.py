@@ -29,29 +29,31 @@ from fractalkern.errors import InputError
 
 _ROUNDS = 10
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_KEY_STEPS = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
 _LOW = 0xFFFFFFFF
 _HALF = np.uint64(32)
 
 Words = npt.NDArray[np.uint64]
 
 
-def philox4x32(counter: npt.ArrayLike, key: Sequence[int]) -> Words:
+def philox4x32(counter: npt.ArrayLike, key: Sequence[int | Words]) -> Words:
     """Philox4x32-10: four 32-bit words for each counter `[..., 4]` under `key` (two words).
+
+    The words of the key are integers, or arrays `[...]` with one for each counter.
 
     >>> from fractalkern.random import philox4x32
     >>> [hex(word) for word in philox4x32([0, 0, 0, 0], (0, 0))]
     ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
     """
     c0, c1, c2, c3 = np.moveaxis(np.asarray(counter, dtype=np.uint64), -1, 0)
-    k0, k1 = key
+    k0, k1 = (np.asarray(word, dtype=np.uint64) for word in key)
     for _ in range(_ROUNDS):
         p0, p1 = _MULTIPLIERS[0] * c0, _MULTIPLIERS[1] * c2
-        c0 = (p1 >> _HALF) ^ c1 ^ np.uint64(k0)
+        c0 = (p1 >> _HALF) ^ c1 ^ k0
         c1 = p1 & np.uint64(_LOW)
-        c2 = (p0 >> _HALF) ^ c3 ^ np.uint64(k1)
+        c2 = (p0 >> _HALF) ^ c3 ^ k1
         c3 = p0 & np.uint64(_LOW)
-        k0, k1 = (k0 + _KEY_STEPS[0]) & _LOW, (k1 + _KEY_STEPS[1]) & _LOW
+        k0, k1 = (k0 + _KEY_STEPS[0]) & np.uint64(_LOW), (k1 + _KEY_STEPS[1]) & np.uint64(_LOW)
     return np.stack((c0, c1, c2, c3), axis=-1)
 
 

@@ -1,0 +1,33 @@
+// Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3",
+// SC11), shared by host and device code.
+//
+// A `Wide` is uint64_t or a vector of it whose low halves are the 32-bit words: the two products of
+// a round are 64 bits wide, so nothing has to be packed between rounds. What the high halves hold
+// on entry does not matter, and on return it is undefined. FRACTALKERN_MATH are the specifiers of
+// the functions, and the multiply_low() of vectors stands before the inclusion; included once per
+// target, inside namespace fractalkern::FRACTALKERN_ISA (common/each_instruction_set.h), hence no
+// include guard.
+
+namespace fractalkern::FRACTALKERN_ISA {
+
+// The product of the low half of x and a constant.
+FRACTALKERN_MATH uint64_t multiply_low(uint64_t x, uint32_t constant) {
+  return (x & 0xFFFFFFFF) * constant;
+}
+
+template <class Wide, class Key>
+FRACTALKERN_MATH void philox4x32(Wide (&word)[4], Key key0, Key key1) {
+#pragma GCC unroll 10
+  for (int round = 0; round < 10; ++round) {
+    const Wide p0 = multiply_low(word[0], 0xD2511F53);
+    const Wide p1 = multiply_low(word[2], 0xCD9E8D57);
+    word[0] = (p1 >> 32) ^ word[1] ^ key0;
+    word[1] = p1;
+    word[2] = (p0 >> 32) ^ word[3] ^ key1;
+    word[3] = p0;
+    key0 += 0x9E3779B9;
+    key1 += 0xBB67AE85;
+  }
+}
+
+}  // namespace fractalkern::FRACTALKERN_ISA

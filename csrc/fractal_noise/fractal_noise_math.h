@@ -1,0 +1,199 @@
+// From random words to the coefficient of a mode. A `Real` is float, double or, on the host, a GCC
+// vector of either: every function is written lane by lane, and only with operations that IEEE 754
+// rounds in one way, so that results are equal on every instruction set.
+//
+// Included once per target, inside namespace fractalkern::FRACTALKERN_ISA, with FRACTALKERN_MATH
+// the specifiers of its functions (common/each_instruction_set.h); hence no include guard. Needs
+// the includer's RealTypes, convert() of 32-bit integers and square_root().
+
+namespace fractalkern::FRACTALKERN_ISA {
+
+// Polynomials interpolate at the Chebyshev nodes of their interval; lowest power first.
+template <class Scalar>
+struct NoiseConstants;
+template <>
+struct NoiseConstants<double> {
+  static constexpr int kMantissaBits = 52;
+  static constexpr int64_t kOne = 0x3FF0000000000000;
+  static constexpr int64_t kSqrtHalf = 0x3FE6A09E667F3BCD;
+  static constexpr int64_t kMantissa = 0xFFFFFFFFFFFFF;
+  static constexpr double kRound = 0x1.8p52;  // added, it leaves an integer in the low bits
+  static constexpr double kSmallestPower = -1022;
+  static constexpr double kLn2 = 0x1.62e42fefa39efp-1;
+  static constexpr double kLog2E = 0x1.71547652b82fep0;
+  // (atanh(s)/s - 1)/s^2 in s^2, |s| <= 0.172: error 1.6e-16.
+  static constexpr double kAtanh[] = {
+      0x1.5555555555558p-2, 0x1.99999999952e2p-3, 0x1.2492492df148dp-3, 0x1.c71c62e5800a1p-4,
+      0x1.7462b4ab2ef6bp-4, 0x1.39fe606542ddep-4, 0x1.2b584aae78a57p-4};
+  // (2^r - 1)/r, |r| <= 1/2: error 2e-19.
+  static constexpr double kExp2[] = {
+      0x1.62e42fefa39efp-1,  0x1.ebfbdff82c58fp-3,  0x1.c6b08d704a0c6p-5,  0x1.3b2ab6fba4e79p-7,
+      0x1.5d87fe78a3f9cp-10, 0x1.430912f86b7dbp-13, 0x1.ffcbfc6da6ed1p-17, 0x1.62c02242b879cp-20,
+      0x1.b524ebd13a55fp-24, 0x1.e4cf10dec0f59p-28, 0x1.e9ec1fcb69a7fp-32, 0x1.c4a29324a1038p-36};
+  // sin(2 pi x)/x and (cos(2 pi x) - 1)/x^2 in x^2, |x| <= 1/8: errors 2e-17 and 8e-18.
+  static constexpr double kSin[] = {
+      0x1.921fb54442d18p+2, -0x1.4abbce625be41p+5, 0x1.466bc677587f8p+6, -0x1.32d2cce2e5b19p+6,
+      0x1.50782fda12d96p+5, -0x1.e30071afc3e59p+3, 0x1.e3f38399551bfp+1};
+  static constexpr double kCos[] = {
+      -0x1.3bd3cc9be45dep+4, 0x1.03c1f081b5ac0p+6, -0x1.55d3c7e3cb241p+6, 0x1.e1f5068688d5bp+5,
+      -0x1.a6d1eef479be1p+4, 0x1.f9ce245cada0bp+2, -0x1.b2f3eb054afcdp+0};
+};
+template <>
+struct NoiseConstants<float> {
+  static constexpr int kMantissaBits = 23;
+  static constexpr int32_t kOne = 0x3F800000;
+  static constexpr int32_t kSqrtHalf = 0x3F3504F3;
+  static constexpr int32_t kMantissa = 0x7FFFFF;
+  static constexpr float kRound = 0x1.8p23f;
+  static constexpr float kSmallestPower = -126;
+  static constexpr float kLn2 = 0x1.62e430p-1f;
+  static constexpr float kLog2E = 0x1.715476p0f;
+  // Errors 9e-8 (of a term below 0.01), 8e-9, 2e-8, 1e-8.
+  static constexpr float kAtanh[] = {0x1.55555cp-2f, 0x1.997c30p-3f, 0x1.2ee610p-3f};
+  static constexpr float kExp2[] = {0x1.62e430p-1f, 0x1.ebfbe0p-3f,  0x1.c6af6cp-5f,
+                                    0x1.3b2a54p-7f, 0x1.5f0890p-10f, 0x1.44138ap-13f};
+  static constexpr float kSin[] = {0x1.921fb6p+2f, -0x1.4abbbap+5f, 0x1.465ec4p+6f,
+                                   -0x1.2d9b40p+6f};
+  static constexpr float kCos[] = {-0x1.3bd3ccp+4f, 0x1.03c1eap+6f, -0x1.55cb98p+6f,
+                                   0x1.db6492p+5f};
+};
+
+// An integer of at most 52 bits and a sign, exactly.
+template <class Real>
+FRACTALKERN_MATH Real to_real(typename RealTypes<Real>::Bits integer) {
+  using Scalar = typename RealTypes<Real>::Scalar;
+  if constexpr (sizeof(Scalar) == 4) {
+    return convert<Real>(integer);
+  } else {  // not every instruction set converts 64-bit integers
+    constexpr double kShift = NoiseConstants<double>::kRound;
+    return __builtin_bit_cast(Real, integer + __builtin_bit_cast(int64_t, kShift)) - kShift;
+  }
+}
+
+template <class Real, class Scalar, int kTerms>
+FRACTALKERN_MATH Real polynomial(Real x, const Scalar (&coefficients)[kTerms]) {
+  Real sum = x * coefficients[kTerms - 1] + coefficients[kTerms - 2];
+#pragma GCC unroll 12
+  for (int i = kTerms - 3; i >= 0; --i) sum = sum * x + coefficients[i];
+  return sum;
+}
+
+// x = 2^exponent (1 + excess), excess in [sqrt(1/2) - 1, sqrt(2) - 1); x normal and positive.
+template <class Real>
+FRACTALKERN_MATH void split(Real x, typename RealTypes<Real>::Bits& exponent, Real& excess) {
+  using Bits = typename RealTypes<Real>::Bits;
+  using C = NoiseConstants<typename RealTypes<Real>::Scalar>;
+  const Bits shifted = __builtin_bit_cast(Bits, x) - C::kSqrtHalf;
+  exponent = (shifted + C::kOne) >> C::kMantissaBits;
+  exponent -= C::kOne >> C::kMantissaBits;
+  excess = __builtin_bit_cast(Real, ((shifted + C::kOne) & C::kMantissa) + C::kSqrtHalf);
+  excess -= 1;
+}
+
+// ln(1 + f) = 2 atanh(f / (2 + f)), to full relative precision near 0.
+template <class Real>
+FRACTALKERN_MATH Real log1p_reduced(Real f) {
+  using C = NoiseConstants<typename RealTypes<Real>::Scalar>;
+  const Real s = f / (f + 2);
+  const Real z = s * s;
+  const Real twice = s + s;
+  return twice + twice * (z * polynomial(z, C::kAtanh));
+}
+
+// q^slope; 0 where that is not a normal number. For q = 1 or slope = 0 it is exactly 1.
+template <class Real>
+FRACTALKERN_MATH Real power_law(Real q, typename RealTypes<Real>::Scalar slope) {
+  using Bits = typename RealTypes<Real>::Bits;
+  using C = NoiseConstants<typename RealTypes<Real>::Scalar>;
+  Bits exponent;
+  Real excess;
+  split(q, exponent, excess);
+  const Real log2 = to_real<Real>(exponent) + log1p_reduced(excess) * C::kLog2E;
+  const Real power = log2 * slope;
+  const Real shifted = power + C::kRound;
+  const Real r = power - (shifted - C::kRound);
+  const Real mantissa = r * polynomial(r, C::kExp2) + 1;
+  const Bits scale = (__builtin_bit_cast(Bits, shifted) << C::kMantissaBits) + C::kOne;
+  return power < C::kSmallestPower ? Real{} : mantissa * __builtin_bit_cast(Real, scale);
+}
+
+// ln(u) of the uniform number u = (n + 1) / 2^53 in (0, 1], n the upper 53 of the 64 bits
+// (high, low).
+template <class Real>
+FRACTALKERN_MATH Real log_uniform(typename RealTypes<Real>::Words high,
+                                  typename RealTypes<Real>::Words low) {
+  using Scalar = typename RealTypes<Real>::Scalar;
+  using Bits = typename RealTypes<Real>::Bits;
+  Bits exponent;
+  Real excess;
+  if constexpr (sizeof(Scalar) == 4) {
+    const Real rest = convert<Real>(Bits((low >> 11) + 1)) * 0x1p-53f;
+    split(Real(convert<Real>(high) * 0x1p-32f + rest), exponent, excess);
+    // Near 1 the distance from it counts, which that sum rounds away: high as a signed number is
+    // high - 2^32.
+    excess = exponent == 0 ? Real(convert<Real>(Bits(high)) * 0x1p-32f + rest) : excess;
+  } else {
+    const Bits n = Bits(((high << 32) | low) >> 11) + 1;
+    const Real u = to_real<Real>(n >> 32) * 0x1p-21 + to_real<Real>(n & 0xFFFFFFFF) * 0x1p-53;
+    split(u, exponent, excess);
+  }
+  return to_real<Real>(exponent) * NoiseConstants<Scalar>::kLn2 + log1p_reduced(excess);
+}
+
+// Cosine and sine of 2 pi n / 2^53, n as above. The octant is cut off as an integer, exactly.
+template <class Real>
+FRACTALKERN_MATH void cos_sin_turn(typename RealTypes<Real>::Words high,
+                                   typename RealTypes<Real>::Words low, Real& cosine, Real& sine) {
+  using Scalar = typename RealTypes<Real>::Scalar;
+  using Bits = typename RealTypes<Real>::Bits;
+  using Words = typename RealTypes<Real>::Words;
+  using C = NoiseConstants<Scalar>;
+  constexpr int kSignBit = 8 * sizeof(Scalar) - 1;
+  Bits quadrant;
+  Real x;  // turns from the nearest quarter, in [-1/8, 1/8]
+  if constexpr (sizeof(Scalar) == 4) {
+    const Words nearest = (high + 0x20000000) >> 30;  // wraps round with the circle
+    quadrant = Bits(nearest);
+    x = convert<Real>(Bits(high - (nearest << 30))) * 0x1p-32f +
+        convert<Real>(Bits(low >> 11)) * 0x1p-53f;
+  } else {
+    const Bits n = Bits(((high << 32) | low) >> 11);
+    quadrant = (n + (int64_t{1} << 50)) >> 51;
+    x = to_real<Real>(n - (quadrant << 51)) * 0x1p-53;
+  }
+  const Real z = x * x;
+  const Real s = x * polynomial(z, C::kSin);
+  const Real c = z * polynomial(z, C::kCos) + 1;
+  const Bits odd = -(quadrant & 1);
+  const Bits cosine_sign = ((quadrant + 1) >> 1) << kSignBit;
+  const Bits sine_sign = (quadrant >> 1) << kSignBit;
+  const Bits s_bits = __builtin_bit_cast(Bits, s), c_bits = __builtin_bit_cast(Bits, c);
+  const Bits swapped = (s_bits ^ c_bits) & odd;
+  cosine = __builtin_bit_cast(Real, Bits((c_bits ^ swapped) ^ cosine_sign));
+  sine = __builtin_bit_cast(Real, Bits((s_bits ^ swapped) ^ sine_sign));
+}
+
+// The coefficient of a mode of amplitude 1 from its four words; on a self-conjugate one (kReal)
+// the imaginary part is 0.
+template <Spectrum kSpectrum, bool kReal, class Real>
+FRACTALKERN_MATH void unit_mode(const typename RealTypes<Real>::Words (&word)[4], Real& real,
+                                Real& imaginary) {
+  using Scalar = typename RealTypes<Real>::Scalar;
+  cos_sin_turn(word[2], word[3], real, imaginary);
+  if constexpr (kSpectrum == Spectrum::kGaussian) {
+    const Real radius = square_root(Real(log_uniform<Real>(word[0], word[1]) * (kReal ? -2 : -1)));
+    real *= radius;
+    imaginary *= radius;
+  } else if constexpr (kSpectrum == Spectrum::kGenesis && !kReal) {
+    Real shrink, unused;
+    cos_sin_turn(word[0], word[1], shrink, unused);
+    real *= shrink;
+    imaginary *= shrink;
+  } else if constexpr (kSpectrum == Spectrum::kPhase && kReal) {
+    constexpr int kTopBit = 31;
+    real = (word[2] >> kTopBit) != 0 ? Real{} - Scalar(1) : Real{} + Scalar(1);
+  }
+  if constexpr (kReal) imaginary = Real{};
+}
+
+}  // namespace fractalkern::FRACTALKERN_ISA

@@ -1,0 +1,315 @@
+"""`fractal_noise`: N-dimensional Gaussian fields with power ~ |k|^-beta."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fractalkern import _native, backends
+from fractalkern.errors import BackendError, InputError, InputTypeError
+from fractalkern.memory import require_memory
+from fractalkern.ops._inputs import FLOAT_DTYPES, require_choice, require_shape
+from fractalkern.reference import fractal_noise as reference
+
+__all__ = ["fractal_noise"]
+
+OP = "fractal_noise"
+MAX_AXES = 5
+SPECTRA = ("gaussian", "phase", "genesis")
+NORMALIZATIONS = ("sample", "ensemble", "none")
+
+assert _native  # importing it registers torch.ops.fractalkern.fractal_noise_spectrum
+
+
+def fractal_noise(
+    size: int | Sequence[int],
+    beta: Any,
+    *,
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+    spectrum: str = "gaussian",
+    normalize: str | None = "sample",
+    k_min: float | None = None,
+    k_max: float | None = None,
+    spacing: float | Sequence[float] | None = None,
+    batch: int | Sequence[int] = (),
+    common_noise: bool = False,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    out: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    r"""Random fields in 1 to 5 dimensions whose power is :math:`|k|^{-\beta}`.
+
+    A field is a sum of the modes of its grid, each with an amplitude and a random coefficient,
+
+    .. math:: x(r) = c \sum_{k \neq 0} |k|^{-\beta/2}\, z_k\, e^{2 \pi i k \cdot r}, \quad
+        z_{-k} = \bar z_k,
+
+    so it is periodic and of mean 0, for every beta: white (0), pink (1), red (2), blue (-1).
+    |k| is in cycles per unit of `spacing`, as in `numpy.fft.fftfreq(N, spacing)`.
+
+    Args:
+        size: lengths of 1 to 5 axes, of any parity, from 1 on.
+        beta: the order of the spectrum, any finite number, or a tensor of shape `[*batch]` of them.
+        seed: from 0 to 2^64 - 1. Mode n (signed integer wave numbers) of item b draws from one
+            Philox4x32-10 block with the counter n under a key of (seed, b), see
+            `fractalkern.reference.fractal_noise`. So a seed means the same random numbers for every
+            beta and device, and a grid of twice the length keeps those of all modes with
+            |n_i| < N_i/2.
+        generator: a torch generator to draw the seed from. With neither, torch's default one.
+        spectrum: "gaussian": z complex normal, the Gaussian process. "phase": z of modulus 1 and
+            uniform phase. "genesis": z = cos(theta) exp(i phi), both uniform, and cos(phi) on modes
+            that are their own mirror image: the law of the real part of the inverse FFT of
+            amplitudes with independent phases at k and -k.
+        normalize: "sample": variance 1 (biased) over each field. "ensemble": expected variance 1.
+            None: c = 1.
+        k_min: modes with a smaller |k| are 0.
+        k_max: modes with a larger |k| are 0.
+        spacing: distance of grid points, one for all axes or one an axis; None: 1.
+        batch: leading shape of independent fields.
+        common_noise: all fields of the batch draw as the first does.
+        dtype: float64, float32, or bfloat16 and float16 (computed in float32); None: that of
+            `out`, else torch's default.
+        device: only the CPU for the native backend.
+        out: `[*batch, *size]`, written and returned.
+        backend: "native" or "reference"; None: the enclosing `use_backend`, else native.
+
+    Returns:
+        `[*batch, *size]`. Differentiable in `beta`.
+
+    float32 and float64 use the same uniform numbers, rounded. The coefficients are bit-equal for
+    any number of threads and instruction set; the inverse transform is torch's. The time is about
+    that of `torch.fft.irfftn`, and so is the memory: the scale is found from the power of the modes
+    before it, so no pass touches the field.
+
+    Raises:
+        InputError: a size, choice, range or shape is wrong; no mode is left to normalize; more
+            memory needed than there is.
+        InputTypeError: a type or dtype is wrong.
+
+    Source: J. Timmer and M. König, "On generating power law noise", Astronomy and Astrophysics 300,
+    707 (1995), in N dimensions.
+
+    >>> import fractalkern as fk
+    >>> field = fk.fractal_noise((64, 64), beta=1.5, seed=0)
+    >>> round(float(field.var(correction=0)), 5), abs(float(field.mean())) < 1e-6
+    (1.0, True)
+    """
+    sizes = _lengths("size", size, least=1)
+    batches = _lengths("batch", batch, least=0)
+    if not 1 <= len(sizes) <= MAX_AXES:
+        raise InputError(f"{OP}: size must have 1 to {MAX_AXES} axes, got {len(sizes)}")
+    step = [1 / (n * d) for n, d in zip(sizes, _spacings(spacing, len(sizes)), strict=True)]
+    betas = _betas(beta, batches)
+    low, high = _band(k_min, k_max)
+    require_choice(OP, "spectrum", spectrum, SPECTRA)
+    rule = "none" if normalize is None else normalize
+    if normalize == "none" or rule not in NORMALIZATIONS:
+        raise InputError(
+            f"{OP}: normalize must be one of sample, ensemble or None, got {normalize!r}"
+        )
+    name = backends.resolve(backend)
+    dtype, device = _placement(dtype, device, out, [*batches, *sizes], betas, name)
+    if not torch.compiler.is_compiling():  # which cannot trace a system call
+        width = 8 if dtype == torch.float64 else 4
+        require_memory(f"{OP}: the field", 3 * math.prod([*batches, *sizes]) * width)
+    number = _seed(seed, generator)
+    if normalize is not None and max(sizes) == 1:
+        raise InputError(
+            f"{OP}: size must have an axis longer than 1 to normalize the field, got {sizes}"
+        )
+
+    arguments = (betas, sizes, step, number, common_noise, low, high, spectrum, rule)
+    in_place = None
+    if name == "reference":
+        field = reference.fractal_noise(*arguments).to(device)
+    else:
+        signed = number - 2**64 if number >= 2**63 else number
+        native = (*arguments[:3], signed, *arguments[4:], dtype == torch.float64)
+        half = torch.view_as_complex(torch.ops.fractalkern.fractal_noise_spectrum(*native))
+        if out is not None and out.dtype in (torch.float32, torch.float64) and out.is_contiguous():
+            in_place = out.view(len(betas), *sizes)
+        axes = tuple(range(1, len(sizes) + 1))
+        field = _inverse(half, sizes, axes, in_place)
+    if not torch.compiler.is_compiling():
+        _check_field(field, rule, banded=k_min is not None or k_max is not None, dtype=dtype)
+    if in_place is not None:
+        return out  # type: ignore[return-value]
+    field = field.to(dtype).reshape(*batches, *sizes)
+    return field if out is None else out.copy_(field)
+
+
+def _inverse(half: Tensor, sizes: list[int], axes: tuple[int, ...], out: Tensor | None) -> Tensor:
+    if half.numel() == 0:
+        return half.real.new_empty([half.shape[0], *sizes])
+    field: Tensor = torch.fft.irfftn(half, s=sizes, dim=axes, norm="forward", out=out)
+    return field
+
+
+def _check_field(field: Tensor, rule: str, *, banded: bool, dtype: torch.dtype) -> None:
+    if field.numel() == 0:
+        return
+    if rule != "none" and banded and not field.any():
+        raise InputError(
+            f"{OP}: k_min and k_max must leave a mode of the grid to normalize the field, got none"
+        )
+    if rule == "none":
+        largest = float(field.detach().abs().max())
+        if not largest <= torch.finfo(dtype).max:
+            raise InputError(
+                f"{OP}: beta must give amplitudes that fit {dtype}, got values up to {largest:g}"
+            )
+
+
+def _lengths(name: str, value: int | Sequence[int], least: int) -> list[int]:
+    values = [value] if isinstance(value, int) else value
+    try:
+        lengths = list(values)
+    except TypeError:
+        raise InputTypeError(f"{OP}: {name} must be integers, got {type(value).__name__}") from None
+    for length in lengths:
+        if not isinstance(length, int) or isinstance(length, bool):
+            raise InputTypeError(f"{OP}: {name} must be integers, got {length!r}")
+        if not least <= length < 2**31:
+            raise InputError(f"{OP}: {name} must be from {least} to 2^31 - 1, got {length}")
+    return lengths
+
+
+def _spacings(spacing: float | Sequence[float] | None, axes: int) -> list[float]:
+    if spacing is None:
+        return [1.0] * axes
+    values = [spacing] * axes if isinstance(spacing, int | float) else list(spacing)
+    if len(values) != axes:
+        raise InputError(
+            f"{OP}: spacing must be one number or one for each of {axes} axes, got {len(values)}"
+        )
+    for value in values:
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"{OP}: spacing must be positive and finite, got {value}")
+    return [float(value) for value in values]
+
+
+def _band(k_min: float | None, k_max: float | None) -> tuple[float, float]:
+    low, high = 0.0 if k_min is None else k_min, math.inf if k_max is None else k_max
+    for name, value in (("k_min", low), ("k_max", high)):
+        if not value >= 0:
+            raise InputError(f"{OP}: {name} must be at least 0, got {value}")
+    if low > high or low == math.inf:
+        raise InputError(f"{OP}: k_min must be finite and at most k_max, got {low} and {high}")
+    return float(low), float(high)
+
+
+def _betas(beta: Any, batch: list[int]) -> Tensor:
+    """One float64 number an item, `[B]`."""
+    items = math.prod(batch)
+    try:
+        betas = beta if isinstance(beta, Tensor) else torch.as_tensor(beta, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputTypeError(
+            f"{OP}: beta must be a number or a tensor of them, got {type(beta).__name__} ({error})"
+        ) from None
+    if betas.is_complex() or betas.dtype == torch.bool:
+        raise InputTypeError(f"{OP}: beta must be real, got {betas.dtype}")
+    if betas.dim() > 0:
+        require_shape(OP, "beta", betas, tuple(batch), "[*batch]")
+    betas = betas.to("cpu", torch.float64)
+    if not torch.compiler.is_compiling():
+        bad = betas[~betas.isfinite()]
+        if bad.numel():
+            raise InputError(f"{OP}: beta must be finite, got {float(bad[0])}")
+    return betas.expand(items) if betas.dim() == 0 else betas.reshape(items)
+
+
+def _placement(
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+    out: Tensor | None,
+    shape: list[int],
+    betas: Tensor,
+    backend: str,
+) -> tuple[torch.dtype, torch.device]:
+    if dtype is None:
+        dtype = torch.get_default_dtype() if out is None else out.dtype
+    if dtype not in FLOAT_DTYPES:
+        names = ", ".join(str(name).removeprefix("torch.") for name in FLOAT_DTYPES)
+        raise InputTypeError(f"{OP}: dtype must be one of {names}, got {dtype}")
+    place = torch.device(device if device is not None else out.device if out is not None else "cpu")
+    if out is not None:
+        require_shape(OP, "out", out, tuple(shape), "[*batch, *size]")
+        if out.dtype != dtype:
+            raise InputTypeError(f"{OP}: out must have the dtype {dtype}, got {out.dtype}")
+        if out.device != place:
+            raise InputError(f"{OP}: out must be on the device {place}, got {out.device}")
+        if betas.requires_grad and torch.is_grad_enabled():
+            raise InputError(f"{OP}: out must be None where beta requires a gradient")
+    if backend == "native" and place.type != "cpu":
+        raise BackendError(
+            f'{OP}: the native backend runs on the CPU, got device {place}; backend="reference" '
+            "draws there and moves the field"
+        )
+    return dtype, place
+
+
+def _seed(seed: int | None, generator: torch.Generator | None) -> int:
+    if seed is None:
+        return int(torch.randint(2**63 - 1, (), generator=generator))
+    if generator is not None:
+        raise InputError(f"{OP}: seed and generator must not both be given")
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise InputTypeError(f"{OP}: seed must be an integer, got {seed!r}")
+    if not 0 <= seed < 2**64:
+        raise InputError(f"{OP}: seed must be an integer from 0 to 2^64 - 1, got {seed}")
+    return seed
+
+
+@torch.library.register_fake("fractalkern::fractal_noise_spectrum")
+def _fake(
+    beta: Tensor,
+    size: list[int],
+    step: list[float],
+    seed: int,
+    common_noise: bool,
+    k_min: float,
+    k_max: float,
+    spectrum: str,
+    normalize: str,
+    float64: bool,
+) -> Tensor:
+    dtype = torch.float64 if float64 else torch.float32
+    return beta.new_empty([beta.shape[0], *size[:-1], size[-1] // 2 + 1, 2], dtype=dtype)
+
+
+@torch.library.register_fake("fractalkern::philox_words")
+def _fake_words(counter: Tensor, key: Tensor) -> Tensor:
+    return torch.empty_like(counter)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    beta, ctx.size, ctx.step, _, _, ctx.k_min, ctx.k_max, _, ctx.normalize, _ = inputs
+    ctx.save_for_backward(beta, output)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """d modes / d beta = -(ln|k| - m)/2 modes, m the mean of ln|k| weighted by the fixed power."""
+    beta, modes = ctx.saved_tensors
+    k2 = reference.square_frequency(ctx.size, ctx.step)
+    weight = reference.multiplicity(ctx.size, k2, ctx.k_min, ctx.k_max)
+    log_k = 0.5 * torch.log(torch.where(weight > 0, k2, 1.0))
+    axes = tuple(range(1, k2.dim() + 1))
+    mean = torch.zeros_like(beta)
+    if ctx.normalize == "sample":
+        power = weight * modes.double().square().sum(-1)
+        mean = (power * log_k).sum(axes) / power.sum(axes)
+    elif ctx.normalize == "ensemble":
+        logits = -beta.view(-1, *[1] * k2.dim()) * log_k + weight.log()
+        mean = (torch.softmax(logits.flatten(1), 1) * log_k.flatten()).sum(1)
+    slope = -0.5 * (log_k - mean.view(-1, *[1] * k2.dim()))
+    return ((gradient * modes).sum(-1).double() * slope).sum(axes), *[None] * 9
+
+
+torch.library.register_autograd(
+    "fractalkern::fractal_noise_spectrum", _backward, setup_context=_setup_context
+)
