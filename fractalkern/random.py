@@ -110,3 +110,15 @@ def integers(shape: Sequence[int], high: int, *, seed: int, stream: int) -> Tens
         raise InputError(f"high must be from 1 to 2^32, got {high}")
     words = _words(shape, seed, stream)
     return torch.as_tensor(((words[..., 0] * np.uint64(high)) >> _HALF).astype(np.int64))
+
+
+def derived_seed(seed: int, index: int, *, stream: int) -> int:
+    """A seed of its own for part number `index` of what `seed` is the key of: words w0, w1.
+
+    >>> from fractalkern.random import derived_seed
+    >>> derived_seed(0, 1, stream=7) == derived_seed(0, 2, stream=7)
+    False
+    """
+    key = (seed & _LOW, seed >> 32)
+    high, low, *_ = philox4x32([index, 0, 0, stream], key).tolist()
+    return int(high << 32 | low)

@@ -46,3 +46,16 @@ def require_choice(op: str, name: str, value: object, choices: tuple[str, ...]) 
     """Raises unless `value` is one of `choices`."""
     if value not in choices:
         raise InputError(f"{op}: {name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def seed_of(op: str, seed: int | None, generator: torch.Generator | None) -> int:
+    """The seed itself, or one drawn from the generator, or from torch's default one."""
+    if seed is None:
+        return int(torch.randint(2**63 - 1, (), generator=generator))
+    if generator is not None:
+        raise InputError(f"{op}: seed and generator must not both be given")
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise InputTypeError(f"{op}: seed must be an integer, got {seed!r}")
+    if not 0 <= seed < 2**64:
+        raise InputError(f"{op}: seed must be an integer from 0 to 2^64 - 1, got {seed}")
+    return seed

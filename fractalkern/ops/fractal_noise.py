@@ -10,7 +10,7 @@ from torch import Tensor
 from fractalkern import _native, backends
 from fractalkern.errors import BackendError, InputError, InputTypeError
 from fractalkern.memory import require_memory
-from fractalkern.ops._inputs import FLOAT_DTYPES, require_choice, require_shape
+from fractalkern.ops._inputs import FLOAT_DTYPES, require_choice, require_shape, seed_of
 from fractalkern.reference import fractal_noise as reference
 
 __all__ = ["fractal_noise"]
@@ -116,7 +116,7 @@ def fractal_noise(
     if not torch.compiler.is_compiling():  # which cannot trace a system call
         width = 8 if dtype == torch.float64 else 4
         require_memory(f"{OP}: the field", 3 * math.prod([*batches, *sizes]) * width)
-    number = _seed(seed, generator)
+    number = seed_of(OP, seed, generator)
     if normalize is not None and max(sizes) == 1:
         raise InputError(
             f"{OP}: size must have an axis longer than 1 to normalize the field, got {sizes}"
@@ -251,18 +251,6 @@ def _placement(
             "draws there and moves the field"
         )
     return dtype, place
-
-
-def _seed(seed: int | None, generator: torch.Generator | None) -> int:
-    if seed is None:
-        return int(torch.randint(2**63 - 1, (), generator=generator))
-    if generator is not None:
-        raise InputError(f"{OP}: seed and generator must not both be given")
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise InputTypeError(f"{OP}: seed must be an integer, got {seed!r}")
-    if not 0 <= seed < 2**64:
-        raise InputError(f"{OP}: seed must be an integer from 0 to 2^64 - 1, got {seed}")
-    return seed
 
 
 @torch.library.register_fake("fractalkern::fractal_noise_spectrum")
