@@ -3,9 +3,10 @@
 import argparse
 import os
 
-from bench import bench_box_count, bench_train_sweep, harness, report
+from bench import bench_box_count, bench_fractal_noise, bench_train_sweep, harness, report
 
-BENCHES = {module.KERNEL: module for module in (bench_train_sweep, bench_box_count)}
+MODULES = (bench_train_sweep, bench_box_count, bench_fractal_noise)
+BENCHES = {module.KERNEL: module for module in MODULES}
 
 
 def main() -> None:

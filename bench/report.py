@@ -15,7 +15,18 @@ from bench.harness import Entrant, Race
 
 Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "numpy", "jax", "jaxlib", "porespy", "boxcounting", "numba")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "jax",
+    "jaxlib",
+    "porespy",
+    "boxcounting",
+    "numba",
+    "scipy",
+    "colorednoise",
+    "powerbox",
+)
 
 
 def machine() -> dict[str, Any]:
@@ -141,6 +152,8 @@ def _seconds(value: float) -> str:
 def _rate(rates: dict[str, float]) -> str:
     if "network_steps" in rates:
         return f"{rates['network_steps']:,.0f} steps/s"
+    if "points" in rates:
+        return f"{rates['points'] / 1e6:,.0f} Mpoints/s"
     if "flops" in rates:
         return f"{rates['flops'] / 1e9:.1f} GFLOP/s"
     return f"{rates['bytes'] / 1e9:.2f} GB/s"

@@ -1,0 +1,189 @@
+"""`fractal_noise` beside the plain torch, NumPy and SciPy methods and two packages; beta = 1.
+
+The floor is a bare inverse FFT of a half spectrum. All fields are normalised to variance 1; the
+peers rebuild their filter in each call, as a user's function does.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from bench.harness import Contender, Race
+
+KERNEL = "fractal_noise"
+BETA = 1.0
+SIZES = [(4096, 4096), (1024, 1024), (128, 128, 128), (32, 32, 32, 32), (1 << 20,)]
+
+
+def ours(size: tuple[int, ...]) -> Callable[[], np.ndarray]:
+    import torch
+
+    import fractalkern as fk
+
+    return lambda: fk.fractal_noise(size, BETA, seed=0, dtype=torch.float32).numpy()
+
+
+def torch_irfftn(size: tuple[int, ...]) -> Callable[[], None]:
+    """The inverse transform alone."""
+    import torch
+
+    half = torch.randn(*size[:-1], size[-1] // 2 + 1, dtype=torch.complex64)
+
+    def transform() -> None:
+        torch.fft.irfftn(half, s=size)
+
+    return transform
+
+
+def scipy_irfftn(size: tuple[int, ...], threads: int) -> Callable[[], None]:
+    import scipy.fft
+
+    half = np.ones((*size[:-1], size[-1] // 2 + 1), dtype=np.complex64)
+
+    def transform() -> None:
+        scipy.fft.irfftn(half, s=size, workers=threads)
+
+    return transform
+
+
+def torch_half(size: tuple[int, ...]) -> Callable[[], np.ndarray]:
+    """Normal half spectrum, filter, irfftn, standardise."""
+    import torch
+
+    def draw() -> np.ndarray:
+        square = torch.fft.rfftfreq(size[-1]).square()
+        for axis, n in enumerate(size[:-1]):
+            f = torch.fft.fftfreq(n).square()
+            square = square + f.view(-1, *[1] * (len(size) - 1 - axis))
+        square.view(-1)[0] = 1
+        half = torch.randn(square.shape, dtype=torch.complex64) * square.pow_(-BETA / 4)
+        half.view(-1)[0] = 0
+        field = torch.fft.irfftn(half, s=size)
+        return field.sub_(field.mean()).div_(field.std()).numpy()
+
+    return draw
+
+
+def scipy_half(size: tuple[int, ...], threads: int) -> Callable[[], np.ndarray]:
+    import scipy.fft
+
+    random = np.random.default_rng(0)
+
+    def draw() -> np.ndarray:
+        square = np.fft.rfftfreq(size[-1]).astype(np.float32) ** 2
+        for axis, n in enumerate(size[:-1]):
+            f = np.fft.fftfreq(n).astype(np.float32) ** 2
+            square = square + f.reshape(-1, *[1] * (len(size) - 1 - axis))
+        square.flat[0] = 1
+        parts = random.standard_normal((*square.shape, 2), dtype=np.float32)
+        half = parts.view(np.complex64)[..., 0]
+        half *= square ** np.float32(-BETA / 4)
+        half.flat[0] = 0
+        field = scipy.fft.irfftn(half, s=size, workers=threads, overwrite_x=True)
+        field -= field.mean()
+        field /= field.std()
+        return field
+
+    return draw
+
+
+def numpy_full_complex(size: tuple[int, ...]) -> Callable[[], np.ndarray]:
+    """The method of the Genesis trainer: random phases on the full spectrum, real part, float64."""
+    random = np.random.default_rng(0)
+
+    def draw() -> np.ndarray:
+        grids = np.meshgrid(*(np.fft.fftfreq(n) for n in size), indexing="ij")
+        k = np.sqrt(sum(grid**2 for grid in grids))
+        k[k == 0] = 1e-10
+        phases = random.uniform(0, 2 * np.pi, size)
+        field = np.real(np.fft.ifftn(k ** (-BETA / 2) * np.exp(1j * phases)))
+        return ((field - field.mean()) / (field.std() + 1e-8)).astype(np.float32)
+
+    return draw
+
+
+def powerbox(size: tuple[int, ...]) -> Callable[[], np.ndarray]:
+    import powerbox as pbox
+
+    def draw() -> np.ndarray:
+        box = pbox.PowerBox(N=size[0], dim=len(size), pk=lambda k: k**-BETA, boxlength=1.0)
+        field = np.asarray(box.delta_x())
+        return (field - field.mean()) / field.std()
+
+    return draw
+
+
+def colorednoise(size: tuple[int, ...]) -> Callable[[], np.ndarray]:
+    import colorednoise
+
+    def draw() -> np.ndarray:
+        field = colorednoise.powerlaw_psd_gaussian(BETA, size)
+        return (field - field.mean()) / field.std()
+
+    return draw
+
+
+def races(threads: int) -> Iterator[Race]:
+    for size in SIZES:
+        yield _race(size, threads)
+
+
+def _race(size: tuple[int, ...], threads: int) -> Race:
+    points = math.prod(size)
+    work = {"bytes": 4.0 * points, "points": float(points)}
+
+    def contender(name: str, build: Callable, *rest: Any, **options: Any) -> Contender:
+        return Contender(name, build, (size, *rest), work, **options)
+
+    package = (
+        contender("powerlaw_psd_gaussian, float64", colorednoise, package="colorednoise", rounds=3)
+        if len(size) == 1
+        else contender("PowerBox, float64", powerbox, package="powerbox", rounds=3)
+    )
+    return Race(
+        KERNEL,
+        " x ".join(map(str, size)),
+        "float32",
+        [
+            contender("fractal_noise", ours, role="ours"),
+            contender("half spectrum", torch_half, package="torch"),
+            contender("half spectrum, float32", scipy_half, threads, package="scipy"),
+            contender(
+                "full spectrum of Genesis, float64", numpy_full_complex, package="numpy", rounds=3
+            ),
+            package,
+            contender("bare irfftn", torch_irfftn, package="torch", role="floor"),
+            contender("bare irfftn", scipy_irfftn, threads, package="scipy", role="floor"),
+        ],
+        per="points",
+        share="points",
+        check=_check,
+    )
+
+
+def _check(contender: Contender, answer: np.ndarray | None) -> None:
+    """Variance 1 and a spectrum of slope -beta; ours is also the reference's field."""
+    if contender.role == "floor":
+        return
+    (size, *_) = contender.arguments
+    assert answer is not None
+    assert answer.shape == size, contender.name
+    assert abs(answer.var(dtype=np.float64) - 1) < 1e-4, contender.name
+    assert abs(_slope(answer) + BETA) < 0.02, contender.name
+    if contender.role == "ours" and answer.size <= 1 << 20:
+        import fractalkern as fk
+
+        expected = fk.fractal_noise(size, BETA, seed=0, backend="reference")
+        np.testing.assert_allclose(answer, expected.numpy(), atol=2e-5)
+
+
+def _slope(field: np.ndarray) -> float:
+    """Of ln power against ln |k|, over all modes below the Nyquist frequency."""
+    power = np.abs(np.fft.rfftn(field)) ** 2
+    square = np.fft.rfftfreq(field.shape[-1]) ** 2
+    for axis, n in enumerate(field.shape[:-1]):
+        square = square + np.fft.fftfreq(n).reshape(-1, *[1] * (field.ndim - 1 - axis)) ** 2
+    inside = (square > 0) & (square < 0.25)
+    return float(np.polyfit(0.5 * np.log(square[inside]), np.log(power[inside]), 1)[0])
