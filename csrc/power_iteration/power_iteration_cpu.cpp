@@ -309,7 +309,10 @@ class Solver {
     for (int64_t step = 1;; ++step) {
       if (step >= problem_.passes) break;
       const double square = pass(0);
-      if (!in_range<C>(square)) return false;
+      if (!in_range<C>(square)) {
+        if (!scaled_) return false;
+        break;  // the start is in the null space
+      }
       const double norm = std::sqrt(squares(product_, columns_));
       if (problem_.tol >= 0) {
         double residual = 0;
@@ -341,7 +344,11 @@ class Solver {
       while (m_.iterations < problem_.passes - 1 && projection_.size < basis_size_ && !exhausted) {
         const int k = projection_.size;
         const double square = pass(k);
-        if (!in_range<C>(square) && (k == 0 || !std::isfinite(square))) return false;
+        if (!in_range<C>(square) && (k == 0 || !std::isfinite(square))) {
+          if (!scaled_) return false;
+          exhausted = true;  // the start is in the null space
+          break;
+        }
         exhausted = !add_step(k, square);
         if (first) first_cycle_ = projection_;
         if (problem_.tol < 0 || exhausted) continue;
@@ -349,7 +356,8 @@ class Solver {
         double coefficients[kMaxBasis + 1];
         top_eigenvector(projection_, theta, coefficients);
         if (projection_.off[k] * std::abs(coefficients[k]) > target * theta) continue;
-        if (!take_best(exhausted) || !measure_right()) return false;
+        take_best(exhausted);
+        if (!measure_right()) return false;
         if (within_tol()) return finish(), true;
         target /= 4;
       }
@@ -393,7 +401,7 @@ class Solver {
   }
 
   // right_ = the best vector in the span of the basis.
-  bool take_best(bool exhausted) {
+  void take_best(bool exhausted) {
     Projection extended;
     const bool longer = !exhausted && extend(projection_, &extended);
     const Projection& best = longer ? extended : projection_;
@@ -407,11 +415,11 @@ class Solver {
     for (int64_t j = 0; j < columns_; ++j) right_[j] /= norm;
     if constexpr (std::is_same_v<S, float>)
       for (int64_t j = 0; j < columns_; ++j) right_[j] = static_cast<float>(right_[j]);
-    return true;
   }
 
  public:
-  int64_t row_ = 0;  // of the random start
+  int64_t row_ = 0;      // of the random start
+  bool scaled_ = false;  // entries are near 1: what is tiny is zero
 
  private:
   SpectralMatrix& m_;
@@ -433,10 +441,11 @@ class Solver {
 
 template <class S, class C>
 bool solve_as(SpectralMatrix& matrix, const PowerIteration& problem, const Parallel& parallel,
-              int64_t row) {
+              int64_t row, bool scaled = false) {
   matrix.iterations = 0;
   Solver<S, C> solver(matrix, problem, parallel);
   solver.row_ = row;
+  solver.scaled_ = scaled;
   return solver.run();
 }
 
@@ -477,7 +486,7 @@ void solve_scaled(SpectralMatrix& matrix, const PowerIteration& problem, const P
   copy.data = scaled.data();
   copy.wide = true;
   copy.row_stride = matrix.columns;
-  solve_as<double, double>(copy, problem, parallel, row);
+  solve_as<double, double>(copy, problem, parallel, row, true);
   matrix.sigma = std::scalbn(copy.sigma, exponent);
   matrix.lower = std::nextafter(std::scalbn(copy.lower, exponent), 0.0);
   matrix.upper = std::nextafter(std::scalbn(copy.upper, exponent), HUGE_VAL);

@@ -379,7 +379,8 @@ class _Reference(torch.autograd.Function):
         *weights: Tensor,
     ) -> Outputs:
         triples, at = [], 0
-        for matrix in (m for w in weights for m in w.detach().reshape(-1, *w.shape[-2:]).unbind()):
+        stacks = [w.detach().reshape(math.prod(w.shape[:-2]), *w.shape[-2:]) for w in weights]
+        for matrix in (matrix for stack in stacks for matrix in stack.unbind()):
             n = matrix.shape[1]
             if not matrix.isfinite().all():
                 raise InputError(
@@ -414,17 +415,7 @@ class _Reference(torch.autograd.Function):
         return torch.tensor([t.sigma for t in triples], dtype=dtype), u, v, nearest, codes
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:  # type: ignore[override]
         u, v, *weights = ctx.saved_tensors
-        count = left = right = 0
-        gradients = []
-        for w in weights:
-            stack, (m, n) = math.prod(w.shape[:-2]), w.shape[-2:]
-            g = grad[count : count + stack, None, None]
-            outer = u[left : left + stack * m].reshape(stack, m, 1) * v[
-                right : right + stack * n
-            ].reshape(stack, 1, n)
-            gradients.append((g * outer).reshape(w.shape).to(w.dtype))
-            count, left, right = count + stack, left + stack * m, right + stack * n
+        gradients = torch.ops.fractalkern.power_iteration_backward(grad, u, v, weights)
         return None, None, None, None, None, None, *gradients
