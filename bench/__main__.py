@@ -3,7 +3,13 @@
 import argparse
 import os
 
-from bench import bench_box_count, bench_fractal_noise, bench_train_sweep, harness, report
+from bench import (
+    bench_box_count,
+    bench_fractal_noise,
+    bench_train_sweep,
+    harness,
+    report,
+)
 
 MODULES = (bench_train_sweep, bench_box_count, bench_fractal_noise)
 BENCHES = {module.KERNEL: module for module in MODULES}

@@ -1,200 +1,268 @@
-"""Spectral penalties: pull the top singular value of each weight towards a target."""
+"""Penalties on the largest singular values of a model's weights."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from fractalkern.errors import InputError, InputTypeError
-from fractalkern.modules import module_weights
-from fractalkern.ops.power_iteration import SpectralNorms, power_iteration
+from fractalkern.ops.power_iteration import raise_input_error
 
-Include = Callable[[str, Tensor], bool] | Sequence[str]
+__all__ = ["SpectralTarget", "spectral_penalty"]
 
-_WHAT = "SpectralTarget"
+OP = "SpectralTarget"
 
 
-class SpectralTarget:
-    r"""The penalty :math:`\lambda \sum_l (\sigma_l - s_l)^2` over the weights of a model.
+def spectral_penalty(
+    weights: Sequence[Tensor],
+    target: Tensor,
+    weight: Tensor,
+    *,
+    start: Tensor | None = None,
+    iters: int = 10,
+    method: str = "lanczos",
+    seed: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""weight * sum of (sigma_i - target_i)^2 in one op, without checks: `SpectralTarget` has them.
 
-    sigma_l is the top singular value of weight l, a matrix of its first axis against all others.
-    Each call is one `power_iteration` over all weights, from the right vectors of the last call;
-    the first call starts cold and takes more passes. The gradient by weight l is
-    2 lambda (sigma_l - s_l) u v^T.
+    The slopes are made with the value, so backward only writes slope_i u_i v_i^T.
 
     Args:
-        weights: a module: all its parameters of 2 or more axes. A parametrised weight counts as
-            what it computes, a shared one once. Or a dict of stacks `[R, m, n]`, one a layer: R
-            models at once, each with its own penalty.
-        target: s: one number, or one for each name as a dict; with stacks also `[R]`.
-        weight: lambda: one number; with stacks also `[R]`.
-        include: which weights: patterns of names ("layers.*.weight"), or a function of the name and
-            the tensor. None: all.
-        iters: passes over each weight in a warm call.
-        cold_iters: passes in a call without a former one.
-        method: "lanczos" or "power", see `power_iteration`.
-        seed: of the random start of the first call.
+        weights: matrices, or stacks `[R, m, n]` of R models.
+        target: one number a matrix, in the order of `weights`; for stacks `[len(weights), R]`.
+        weight: `[]`, or `[R]`.
+        start: all right vectors end to end, as the third result of a former call.
+        iters: passes over each matrix.
+        method: "lanczos" or "power".
+        seed: of the random start.
 
-    Attributes:
-        norms: the `SpectralNorms` of the last call, or None; for stacks layer by layer, the models
-            of a layer in order.
+    Returns:
+        The penalty, of the shape of `weight`; sigma `[B]`; the right vectors end to end.
+
+    >>> import torch
+    >>> from fractalkern.regularizers import spectral_penalty
+    >>> penalty, *_ = spectral_penalty([2 * torch.eye(3)], torch.ones(1), torch.tensor(0.5))
+    >>> round(float(penalty), 4)
+    0.5
+    """
+    try:
+        penalty, sigma, _, v, _ = torch.ops.fractalkern.spectral_penalty.default(
+            weights, start, target, weight, iters, method == "lanczos", seed
+        )
+    except RuntimeError as error:
+        raise_input_error(error)
+    return penalty.reshape(weight.shape), sigma, v
+
+
+@torch.library.register_fake("fractalkern::spectral_penalty")
+def _fake(
+    weights: Sequence[Tensor],
+    start: Tensor | None,
+    target: Tensor,
+    weight: Tensor,
+    iters: int,
+    lanczos: bool,
+    seed: int,
+) -> tuple[Tensor, ...]:
+    outputs = torch.ops.fractalkern.power_iteration(
+        weights, start, iters, -1.0, lanczos, 1e-6, seed
+    )
+    sigma, u, v, _, _ = outputs
+    return sigma.new_empty(weight.numel()), sigma, u, v, torch.empty_like(sigma)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, sigma, u, v, slope = output
+    ctx.mark_non_differentiable(sigma, u, v, slope)
+    ctx.save_for_backward(u, v, slope, *inputs[0])
+
+
+def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
+    u, v, slope, *weights = ctx.saved_tensors
+    scales = (slope.reshape(-1, grad.numel()) * grad).reshape(-1)
+    gradients = torch.ops.fractalkern.power_iteration_backward(scales, u, v, weights)
+    return gradients, None, None, None, None, None, None
+
+
+torch.library.register_autograd(
+    "fractalkern::spectral_penalty", _backward, setup_context=_setup_context
+)
+
+
+def weight_getters(
+    module: nn.Module, include: Callable[[str, Tensor], bool]
+) -> dict[str, Callable[[], Tensor]]:
+    """Every weight of two or more axes by name, read anew on each call.
+
+    A parametrised weight is read as the module uses it; one that several modules share is listed
+    under its first name.
+    """
+    seen: set[int] = set()
+    getters: dict[str, Callable[[], Tensor]] = {}
+    for prefix, owner in module.named_modules():
+        if isinstance(owner, parametrize.ParametrizationList):
+            continue
+        lists = getattr(owner, "parametrizations", {}) if parametrize.is_parametrized(owner) else {}
+        sources = dict(owner.named_parameters(recurse=False))
+        sources |= {name: next(iter(item.parameters())) for name, item in lists.items()}
+        for name, source in sources.items():
+            full = f"{prefix}.{name}" if prefix else name
+            if id(source) in seen or ".parametrizations" in f".{prefix}":
+                continue
+            tensor = getattr(owner, name)
+            if tensor.dim() < 2 or not tensor.is_floating_point() or not include(full, tensor):
+                continue
+            seen.add(id(source))
+            getters[full] = lambda owner=owner, name=name: getattr(owner, name)
+    return getters
+
+
+class SpectralTarget(nn.Module):
+    r"""weight * sum over the layers of (sigma - target)^2, differentiable, with warm starts.
+
+    Args:
+        module: a module, of which every weight of two or more axes is taken (axes behind the first
+            one flattened; parametrised weights as the module uses them; shared ones once), or a
+            dict of stacked weights `[R, m, n]` of R models.
+        target: a number; one a layer, in order; a dict by name; with stacks also tensors `[R]`.
+        weight: the factor, a number, or with stacks a tensor `[R]`.
+        include: which weights to take, called with the name and the tensor; default: all.
+        iters: passes over each weight and call; at least 2, as one would not move a warm start.
+        method: "lanczos" or "power".
+        seed: of the first, random start.
+
+    The vectors of the last call are the buffer `start`, so `state_dict` holds them. The module
+    itself is not registered: its parameters stay its own.
 
     Raises:
-        InputTypeError, InputError: a wrong type or value, no weight left, a name in `target` that
-            is no weight.
+        InputError: no weights, targets that do not fit, a wrong number.
+        InputTypeError: an argument of a wrong type.
 
     >>> import torch
     >>> from fractalkern.regularizers import SpectralTarget
-    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
-    >>> criticality = SpectralTarget(model, target=1.0, weight=0.1)
-    >>> criticality.penalty().backward()
-    >>> list(criticality.names)
-    ['0.weight', '2.weight']
+    >>> layer = torch.nn.Linear(3, 3, bias=False)
+    >>> _ = torch.nn.init.eye_(layer.weight).mul_(3)
+    >>> round(float(SpectralTarget(layer, target=1.0, weight=0.5).penalty()), 4)
+    2.0
     """
+
+    start: Tensor
 
     def __init__(
         self,
-        weights: nn.Module | Mapping[str, Tensor],
-        target: float | Tensor | Mapping[str, float] = 1.0,
+        module: nn.Module | Mapping[str, Tensor],
+        target: Any = 1.0,
         *,
-        weight: float | Tensor = 1.0,
-        include: Include | None = None,
-        iters: int = 3,
-        cold_iters: int = 30,
+        weight: Any = 1.0,
+        include: Callable[[str, Tensor], bool] | None = None,
+        iters: int = 2,
         method: str = "lanczos",
         seed: int = 0,
     ) -> None:
-        if not isinstance(weights, nn.Module | Mapping):
+        super().__init__()
+        accepted = include if include is not None else (lambda name, tensor: True)
+        self._getters: dict[str, Callable[[], Tensor]]
+        self.models: int | None = None
+        if isinstance(module, nn.Module):
+            self._getters = weight_getters(module, accepted)
+        elif isinstance(module, Mapping):
+            kept = {name: w for name, w in module.items() if accepted(name, w)}
+            self._getters = {name: (lambda w=w: w) for name, w in kept.items()}
+        else:
             raise InputTypeError(
-                f"{_WHAT}: weights must be a module or a dict of tensors, "
-                f"got {type(weights).__name__}"
+                f"{OP}: module must be a module or a dict of stacked weights, "
+                f"got {type(module).__name__}"
             )
-        self._source = weights
-        self._include = include
-        self._options: dict[str, Any] = {"method": method, "seed": seed}
-        self._iters, self._cold_iters = iters, cold_iters
-        self._start: list[Tensor] | None = None
-        self.norms: SpectralNorms | None = None
+        if not self._getters:
+            raise InputError(f"{OP}: module must have a weight of two or more axes, got none")
+        if not isinstance(iters, int) or iters < 2:
+            raise InputError(f"{OP}: iters must be an integer of at least 2, got {iters!r}")
+        if method not in ("lanczos", "power"):
+            raise InputError(f"{OP}: method must be one of lanczos, power, got {method!r}")
+        self.iters, self.method, self.seed = iters, method, seed
+        weights = [getter() for getter in self._getters.values()]
+        if not isinstance(module, nn.Module):
+            stacks = {w.shape[0] if w.dim() == 3 else None for w in weights}
+            if len(stacks) != 1 or None in stacks or 0 in stacks:
+                raise InputError(
+                    f"{OP}: stacked weights must have shape [R, m, n] with one R of at least 1, "
+                    f"got {[list(w.shape) for w in weights]}"
+                )
+            self.models = weights[0].shape[0]
+        device = weights[0].device
+        self.register_buffer("target", self._targets(target).to(device))
+        self.register_buffer("weight", self._per_model("weight", weight).to(device))
+        columns = sum(
+            math.prod(w.shape) // w.shape[-2] if self.models else w[0].numel() for w in weights
+        )
+        dtype = torch.float64 if any(w.dtype == torch.float64 for w in weights) else torch.float32
+        self.register_buffer("start", torch.zeros(columns, dtype=dtype, device=device))
 
-        found = dict(self._weights())
-        if not found:
-            raise InputError(f"{_WHAT}: include must leave at least one weight, got none")
-        self.names = tuple(found)
-        self._runs = self._checked_runs(found)
-        self._target = self._checked_targets(target)
-        self._weight = self._per_run("weight", weight)
+    @property
+    def names(self) -> list[str]:
+        """The weights, in the order of the targets and of `sigma`."""
+        return list(self._getters)
+
+    def _per_model(self, name: str, value: Any) -> Tensor:
+        tensor = torch.as_tensor(value, dtype=torch.float64)
+        allowed = [()] if self.models is None else [(), (self.models,)]
+        if tuple(tensor.shape) not in allowed:
+            expected = "a number" if self.models is None else f"a number or [R] = [{self.models}]"
+            raise InputError(f"{OP}: {name} must be {expected}, got shape {list(tensor.shape)}")
+        if not tensor.isfinite().all():
+            raise InputError(f"{OP}: {name} must be finite, got {value!r}")
+        return tensor if self.models is None else tensor.expand(self.models).clone()
+
+    def _targets(self, target: Any) -> Tensor:
+        names = self.names
+        if isinstance(target, Mapping):
+            if set(target) != set(names):
+                wrong = sorted(set(target) ^ set(names))
+                raise InputError(f"{OP}: target must name exactly the weights, differs in {wrong}")
+            values = [target[name] for name in names]
+        elif isinstance(target, list | tuple):
+            if len(target) != len(names):
+                raise InputError(
+                    f"{OP}: target must have one entry a weight, {len(names)}, got {len(target)}"
+                )
+            values = list(target)
+        else:
+            values = [target] * len(names)
+        return torch.stack([self._per_model("target", value) for value in values])
+
+    def _call(self) -> tuple[Tensor, Tensor]:
+        weights = [getter() for getter in self._getters.values()]
+        if self.models is None:
+            weights = [w if w.dim() == 2 else w.flatten(1) for w in weights]
+        # All zeros: no call yet.
+        start = self.start if self.start.any() else None
+        penalty, sigma, v = spectral_penalty(
+            weights,
+            self.target,
+            self.weight,
+            start=start,
+            iters=self.iters,
+            method=self.method,
+            seed=self.seed,
+        )
+        with torch.no_grad():
+            # A weight that is all zero leaves no vector behind: keep the former one.
+            self.start = v if bool((sigma > 0).all()) else self.start
+        return penalty, sigma
 
     def penalty(self) -> Tensor:
-        """The penalty with the present weights: a scalar, or `[R]` for stacks; differentiable."""
-        weights = dict(self._weights())
-        if tuple(weights) != self.names:
-            raise InputError(
-                f"{_WHAT}: weights must keep their names, {', '.join(self.names)}, "
-                f"got {', '.join(weights)}"
-            )
-        matrices = [matrix for weight in weights.values() for matrix in self._matrices(weight)]
-        cold = self._start is None
-        self.norms = power_iteration(
-            matrices,
-            iters=self._cold_iters if cold else self._iters,
-            start=self._start,
-            **self._options,
-        )
-        self._start = [vector.detach() for vector in self.norms.v]
-        sigma = self.norms.sigma.view(len(weights), -1)  # [L, 1 or R]
-        distance = (sigma - self._target.to(sigma)).square().sum(0) * self._weight.to(sigma)
-        return distance if self._runs else distance[0]
+        """The penalty: a scalar, or `[R]`. One op call."""
+        return self._call()[0]
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The warm starts, `[n]` or `[R, n]` a name; empty before the first call."""
-        if self._start is None:
-            return {}
-        count = self._runs or 1
-        parts = [self._start[i : i + count] for i in range(0, len(self._start), count)]
-        stacked = (torch.stack(part) if self._runs else part[0] for part in parts)
-        return dict(zip(self.names, stacked, strict=True))
+    def forward(self) -> Tensor:
+        """The penalty."""
+        return self.penalty()
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restores what `state_dict` gave.
-
-        Raises:
-            InputError: other names than those of the weights.
-        """
-        if not state:
-            self._start = None
-            return
-        if set(state) != set(self.names):
-            raise InputError(
-                f"{_WHAT}: state must have the names {', '.join(self.names)}, "
-                f"got {', '.join(state)}"
-            )
-        vectors = [state[name] for name in self.names]
-        self._start = [
-            part.detach().clone()
-            for vector in vectors
-            for part in (vector.unbind() if self._runs else (vector,))
-        ]
-
-    def _weights(self) -> Iterator[tuple[str, Tensor]]:
-        source = self._source
-        found = (
-            ((name, tensor) for name, _, tensor in module_weights(source))
-            if isinstance(source, nn.Module)
-            else source.items()
-        )
-        for name, tensor in found:
-            if _included(self._include, name, tensor):
-                yield name, tensor
-
-    def _matrices(self, weight: Tensor) -> Sequence[Tensor]:
-        return weight.unbind() if self._runs else (weight.flatten(1),)
-
-    def _checked_runs(self, found: Mapping[str, Tensor]) -> int:
-        """R, or 0 for a module."""
-        if isinstance(self._source, nn.Module):
-            return 0
-        shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
-        first = next(iter(shapes.values()))
-        for name, shape in shapes.items():
-            if len(shape) != 3 or shape[0] != first[0] or shape[0] == 0:
-                raise InputError(
-                    f"{_WHAT}: weights must be stacks [R, m, n] with one R >= 1, "
-                    f"got {list(shape)} for {name}"
-                )
-        return first[0]
-
-    def _checked_targets(self, target: Any) -> Tensor:
-        """`[L, 1]`, `[1, 1]` or `[1, R]`."""
-        if not isinstance(target, Mapping):
-            return self._per_run("target", target)[None]
-        if set(target) != set(self.names):
-            raise InputError(
-                f"{_WHAT}: target must have the names {', '.join(self.names)}, "
-                f"got {', '.join(map(str, target))}"
-            )
-        column = torch.tensor([float(target[name]) for name in self.names], dtype=torch.float64)
-        return _finite("target", column)[:, None]
-
-    def _per_run(self, name: str, value: Any) -> Tensor:
-        """`[1]` or `[R]`."""
-        values = torch.as_tensor(value, dtype=torch.float64).detach()
-        if values.ndim > 0 and (not self._runs or tuple(values.shape) != (self._runs,)):
-            expected = f"a number or [R] = [{self._runs}]" if self._runs else "a number"
-            raise InputError(f"{_WHAT}: {name} must be {expected}, got shape {list(values.shape)}")
-        return _finite(name, values).reshape(-1)
-
-
-def _finite(name: str, values: Tensor) -> Tensor:
-    if not values.isfinite().all():
-        raise InputError(f"{_WHAT}: {name} must be finite, got {values.tolist()}")
-    return values
-
-
-def _included(include: Include | None, name: str, tensor: Tensor) -> bool:
-    if include is None:
-        return True
-    if callable(include):
-        return bool(include(name, tensor))
-    return any(fnmatchcase(name, pattern) for pattern in include)
+    def sigma(self) -> Tensor:
+        """The singular values as the penalty finds them: `[layers]`, or `[layers, R]`."""
+        with torch.no_grad():
+            values = self._call()[1]
+        return values if self.models is None else values.reshape(-1, self.models)

@@ -151,6 +151,36 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> power_iteration(
   return {sigma, u_out, v_out, bounds, codes};
 }
 
+// penalty[r] = weight[r] sum over the matrices i of group r of (sigma_i - target_i)^2, where matrix
+// i belongs to group i mod R; slope_i = d penalty / d sigma_i.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> spectral_penalty(
+    const std::vector<Tensor>& weights, const std::optional<Tensor>& start, const Tensor& target,
+    const Tensor& weight, int64_t iters, bool lanczos, int64_t seed) {
+  auto [sigma, u, v, bounds, codes] =
+      power_iteration(weights, start, iters, -1.0, lanczos, 1e-6, seed);
+  const int64_t count = sigma.numel(), groups = weight.numel();
+  STD_TORCH_CHECK(target.numel() == count && groups > 0 && count % groups == 0,
+                  "spectral_penalty: target must have one number a matrix, weight one a group");
+  const Tensor wanted = torch::stable::contiguous(torch::stable::to(target, ScalarType::Double));
+  const Tensor factor = torch::stable::contiguous(torch::stable::to(weight, ScalarType::Double));
+  const auto* t = static_cast<const double*>(wanted.data_ptr());
+  const auto* w = static_cast<const double*>(factor.data_ptr());
+  const bool wide = sigma.scalar_type() == ScalarType::Double;
+  std::vector<double> sums(static_cast<size_t>(groups)), slopes(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) {
+    const double value = wide ? static_cast<const double*>(sigma.data_ptr())[i]
+                              : static_cast<const float*>(sigma.data_ptr())[i];
+    const double difference = value - t[i], scale = w[i % groups];
+    sums[static_cast<size_t>(i % groups)] += scale * difference * difference;
+    slopes[static_cast<size_t>(i)] = 2 * scale * difference;
+  }
+  Tensor penalty = torch::stable::new_empty(sigma, {groups});
+  Tensor slope = torch::stable::new_empty(sigma, {count});
+  copy_out(sums, penalty);
+  copy_out(slopes, slope);
+  return {penalty, sigma, u, v, slope};
+}
+
 std::vector<Tensor> power_iteration_backward(const Tensor& grad, const Tensor& u, const Tensor& v,
                                              const std::vector<Tensor>& weights) {
   int64_t count = 0, left = 0, right = 0;
@@ -201,11 +231,16 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fractalkern, library) {
       "power_iteration(Tensor[] weights, Tensor? start, int iters, float tol, bool lanczos, "
       "float delta, int seed) -> (Tensor sigma, Tensor u, Tensor v, Tensor bounds, Tensor codes)");
   library.def(
+      "spectral_penalty(Tensor[] weights, Tensor? start, Tensor target, Tensor weight, int iters, "
+      "bool lanczos, int seed) -> (Tensor penalty, Tensor sigma, Tensor u, Tensor v, Tensor "
+      "slope)");
+  library.def(
       "power_iteration_backward(Tensor grad, Tensor u, Tensor v, Tensor[] weights) -> Tensor[]");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fractalkern, CPU, library) {
   library.impl("power_iteration", TORCH_BOX(&power_iteration));
+  library.impl("spectral_penalty", TORCH_BOX(&spectral_penalty));
   library.impl("power_iteration_backward", TORCH_BOX(&power_iteration_backward));
 }
 

@@ -1,0 +1,169 @@
+// Checks the power_iteration kernel on matrices of known singular values, over random shapes,
+// strides, scales and starts, for every instruction set of this CPU and for 1 to 3 threads. Meant
+// for sanitizers: every array has exactly its own length.
+#include "power_iteration/power_iteration.h"
+
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/testing.h"
+
+namespace {
+
+using fractalkern::PowerIteration;
+using fractalkern::SpectralMatrix;
+using fractalkern::SpectralStatus;
+using fractalkern::testing::Random;
+using fractalkern::testing::thread_parallel;
+
+// Entries of s u v^T + t (the same of orthogonal u', v'): singular values s and t.
+struct Known {
+  int64_t rows, columns, stride;
+  double first, second;
+  std::vector<float> narrow;
+  std::vector<double> wide, start, u, v;
+};
+
+std::vector<double> unit(Random& random, int64_t size, const std::vector<double>* orthogonal) {
+  std::vector<double> x(static_cast<size_t>(size));
+  for (double& value : x) value = random.normal();
+  double dot = 0, norm = 0;
+  if (orthogonal != nullptr) {
+    for (size_t i = 0; i < x.size(); ++i) dot += x[i] * (*orthogonal)[i];
+    for (size_t i = 0; i < x.size(); ++i) x[i] -= dot * (*orthogonal)[i];
+  }
+  for (const double value : x) norm += value * value;
+  for (double& value : x) value /= std::sqrt(norm);
+  return x;
+}
+
+Known make(Random& random, bool wide, int64_t rows, int64_t columns) {
+  Known known;
+  known.rows = rows;
+  known.columns = columns;
+  known.stride = columns + random.below(4);
+  const double scale = std::exp2(static_cast<double>(random.below(100) - 50));
+  known.first = 2 * scale;
+  known.second = rows > 1 && columns > 1 ? scale * random.uniform() : 0;
+  const auto u = unit(random, rows, nullptr), v = unit(random, columns, nullptr);
+  const auto u2 = rows > 1 ? unit(random, rows, &u) : u;
+  const auto v2 = columns > 1 ? unit(random, columns, &v) : v;
+  const auto size = static_cast<size_t>((rows - 1) * known.stride + columns);
+  known.wide.assign(wide ? size : 0, NAN);
+  known.narrow.assign(wide ? 0 : size, NAN);
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j) {
+      const auto at = static_cast<size_t>(i * known.stride + j);
+      const auto r = static_cast<size_t>(i), c = static_cast<size_t>(j);
+      const double entry = known.first * u[r] * v[c] + known.second * u2[r] * v2[c];
+      if (wide) {
+        known.wide[at] = entry;
+      } else {
+        known.narrow[at] = static_cast<float>(entry);
+      }
+    }
+  if (random.below(2) == 0) known.start = unit(random, columns, nullptr);
+  known.u.resize(static_cast<size_t>(rows));
+  known.v.resize(static_cast<size_t>(columns));
+  return known;
+}
+
+SpectralMatrix argument(Known& known) {
+  SpectralMatrix matrix{};
+  matrix.wide = !known.wide.empty();
+  matrix.data = matrix.wide ? static_cast<const void*>(known.wide.data()) : known.narrow.data();
+  matrix.rows = known.rows;
+  matrix.columns = known.columns;
+  matrix.row_stride = known.stride;
+  matrix.start = known.start.empty() ? nullptr : known.start.data();
+  matrix.u = known.u.data();
+  matrix.v = known.v.data();
+  return matrix;
+}
+
+void check_list(Random& random, const std::string& name, bool large) {
+  std::vector<Known> list;
+  const int64_t count = 1 + random.below(6);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t most = large && i == 0 ? 900 : 40;
+    const int64_t least = large && i == 0 ? 600 : 1;
+    list.push_back(make(random, random.below(2) == 0, least + random.below(most - least + 1),
+                        least + random.below(most - least + 1)));
+  }
+  const bool lanczos = random.below(2) == 0;
+  const auto seed = random.bits();
+  std::vector<double> sigmas, vectors;
+  for (int64_t threads = 1; threads <= 3; ++threads) {
+    std::vector<SpectralMatrix> matrices;
+    for (Known& known : list) matrices.push_back(argument(known));
+    fractalkern::power_iteration_cpu(
+        {matrices.data(), count, large ? 30 : 100, 1e-5, lanczos, 1e-6, seed},
+        thread_parallel(threads));
+    for (size_t i = 0; i < list.size(); ++i) {
+      const SpectralMatrix& m = matrices[i];
+      const double entry_rounding = m.wide ? 1e-13 : 1e-5;
+      CHECK(m.lower <= list[i].first * (1 + entry_rounding), name, m.lower, list[i].first);
+      CHECK(m.upper >= list[i].first * (1 - entry_rounding), name, m.upper, list[i].first);
+      if (m.status == SpectralStatus::kConverged) {
+        CHECK(std::abs(m.sigma / list[i].first - 1) < 1e-4, name, m.sigma, list[i].first);
+      }
+      if (threads == 1) {
+        sigmas.push_back(m.sigma);
+        vectors.insert(vectors.end(), m.v, m.v + m.columns);
+        CHECK(lanczos ? m.status == SpectralStatus::kConverged : true, name, m.residual);
+      } else {
+        CHECK(m.sigma == sigmas[i], name, "threads", threads);
+      }
+    }
+    size_t at = 0;
+    for (const Known& known : list)
+      for (const double value : known.v) CHECK(value == vectors[at++], name, "threads", threads);
+  }
+}
+
+void check_special(const std::string& name) {
+  const float nan[2] = {1, NAN}, zero[2] = {0, 0};
+  const double tiny[2] = {3 * 0x1p-1074, 4 * 0x1p-1074};
+  double u[3], v[6];
+  SpectralMatrix matrices[3] = {};
+  const void* data[3] = {nan, zero, tiny};
+  for (int i = 0; i < 3; ++i) {
+    matrices[i].data = data[i];
+    matrices[i].wide = i == 2;
+    matrices[i].rows = 1;
+    matrices[i].columns = matrices[i].row_stride = 2;
+    matrices[i].u = u + i;
+    matrices[i].v = v + 2 * i;
+  }
+  fractalkern::power_iteration_cpu({matrices, 3, 5, 1e-6, true, 1e-6, 0}, thread_parallel(2));
+  CHECK(matrices[0].status == SpectralStatus::kNonFinite, name);
+  CHECK(matrices[1].status == SpectralStatus::kZero && matrices[1].sigma == 0, name);
+  CHECK(matrices[2].sigma == 5 * 0x1p-1074, name, matrices[2].sigma);
+}
+
+void check_backward(Random& random, const std::string& name) {
+  const auto u = unit(random, 5, nullptr), v = unit(random, 70001, nullptr);
+  std::vector<float> gradient(5 * 70001);
+  const fractalkern::SpectralGradient task{gradient.data(), false, 5, 70001, 3, u.data(), v.data()};
+  fractalkern::power_iteration_backward_cpu(&task, 1, thread_parallel(3));
+  bool equal = true;
+  for (size_t i = 0; i < gradient.size(); ++i)
+    equal = equal && std::abs(gradient[i] - 3 * u[i / 70001] * v[i % 70001]) < 1e-6;
+  CHECK(equal, name);
+}
+
+}  // namespace
+
+int main() {
+  fractalkern::testing::for_each_instruction_set([](const std::string& name) {
+    Random random(0);
+    for (int i = 0; i < 100; ++i) check_list(random, name, false);
+    for (int i = 0; i < 2; ++i) check_list(random, name, true);
+    check_special(name);
+    check_backward(random, name);
+  });
+  return fractalkern::testing::testing_result();
+}
