@@ -6,12 +6,13 @@ import os
 from bench import (
     bench_box_count,
     bench_fractal_noise,
+    bench_power_iteration,
     bench_train_sweep,
     harness,
     report,
 )
 
-MODULES = (bench_train_sweep, bench_box_count, bench_fractal_noise)
+MODULES = (bench_train_sweep, bench_box_count, bench_fractal_noise, bench_power_iteration)
 BENCHES = {module.KERNEL: module for module in MODULES}
 
 

@@ -2,26 +2,27 @@
 
 from collections.abc import Iterator
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
 
-def module_weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
-    """Name, owner and tensor of each weight of 2 or more axes, in the module's order.
+def weights_of(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Full name, owner and attribute of each weight of 2 or more axes, in the module's order.
 
-    A parametrised weight comes as what it computes, a shared one once, under its first name.
+    `getattr(owner, attribute)` reads it: a parametrised weight as what it computes. A weight that
+    several modules share comes once, under its first name.
     """
     seen: set[int] = set()
-    for prefix, part in module.named_modules():
-        if isinstance(part, parametrize.ParametrizationList):
-            continue  # its owner yields what it computes
-        dot = f"{prefix}." if prefix else ""
-        if parametrize.is_parametrized(part):
-            for name in part.parametrizations:  # type: ignore[union-attr]
-                tensor = getattr(part, name)
-                if tensor.ndim >= 2:
-                    yield dot + name, part, tensor
-        for name, parameter in part.named_parameters(recurse=False):
-            if parameter.ndim >= 2 and id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield dot + name, part, parameter
+    for prefix, owner in module.named_modules():
+        if isinstance(owner, parametrize.ParametrizationList):
+            continue
+        lists = getattr(owner, "parametrizations", {}) if parametrize.is_parametrized(owner) else {}
+        sources = dict(owner.named_parameters(recurse=False))
+        sources |= {name: next(iter(item.parameters())) for name, item in lists.items()}
+        for attribute, source in sources.items():
+            if id(source) in seen or ".parametrizations" in f".{prefix}":
+                continue
+            tensor = getattr(owner, attribute)
+            if tensor.dim() >= 2 and tensor.is_floating_point():
+                seen.add(id(source))
+                yield f"{prefix}.{attribute}" if prefix else attribute, owner, attribute

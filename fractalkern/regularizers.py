@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from fractalkern.errors import InputError, InputTypeError
+from fractalkern.modules import weights_of
 from fractalkern.ops.power_iteration import raise_input_error
 
 __all__ = ["SpectralTarget", "spectral_penalty"]
@@ -92,32 +93,18 @@ torch.library.register_autograd(
 )
 
 
-def weight_getters(
+def _same(weight: Tensor) -> Tensor:
+    return weight
+
+
+def _getters(
     module: nn.Module, include: Callable[[str, Tensor], bool]
 ) -> dict[str, Callable[[], Tensor]]:
-    """Every weight of two or more axes by name, read anew on each call.
-
-    A parametrised weight is read as the module uses it; one that several modules share is listed
-    under its first name.
-    """
-    seen: set[int] = set()
-    getters: dict[str, Callable[[], Tensor]] = {}
-    for prefix, owner in module.named_modules():
-        if isinstance(owner, parametrize.ParametrizationList):
-            continue
-        lists = getattr(owner, "parametrizations", {}) if parametrize.is_parametrized(owner) else {}
-        sources = dict(owner.named_parameters(recurse=False))
-        sources |= {name: next(iter(item.parameters())) for name, item in lists.items()}
-        for name, source in sources.items():
-            full = f"{prefix}.{name}" if prefix else name
-            if id(source) in seen or ".parametrizations" in f".{prefix}":
-                continue
-            tensor = getattr(owner, name)
-            if tensor.dim() < 2 or not tensor.is_floating_point() or not include(full, tensor):
-                continue
-            seen.add(id(source))
-            getters[full] = lambda owner=owner, name=name: getattr(owner, name)
-    return getters
+    """The chosen weights by name, each read anew on a call."""
+    getters = {
+        name: partial(getattr, owner, attribute) for name, owner, attribute in weights_of(module)
+    }
+    return {name: read for name, read in getters.items() if include(name, read())}
 
 
 class SpectralTarget(nn.Module):
@@ -145,11 +132,13 @@ class SpectralTarget(nn.Module):
     >>> from fractalkern.regularizers import SpectralTarget
     >>> layer = torch.nn.Linear(3, 3, bias=False)
     >>> _ = torch.nn.init.eye_(layer.weight).mul_(3)
-    >>> round(float(SpectralTarget(layer, target=1.0, weight=0.5).penalty()), 4)
+    >>> round(float(SpectralTarget(layer, target=1.0, weight=0.5).penalty().detach()), 4)
     2.0
     """
 
     start: Tensor
+    target: Tensor
+    weight: Tensor
 
     def __init__(
         self,
@@ -167,10 +156,10 @@ class SpectralTarget(nn.Module):
         self._getters: dict[str, Callable[[], Tensor]]
         self.models: int | None = None
         if isinstance(module, nn.Module):
-            self._getters = weight_getters(module, accepted)
+            self._getters = _getters(module, accepted)
         elif isinstance(module, Mapping):
             kept = {name: w for name, w in module.items() if accepted(name, w)}
-            self._getters = {name: (lambda w=w: w) for name, w in kept.items()}
+            self._getters = {name: partial(_same, w) for name, w in kept.items()}
         else:
             raise InputTypeError(
                 f"{OP}: module must be a module or a dict of stacked weights, "

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from fractalkern.errors import InputError, InputTypeError
-from fractalkern.modules import module_weights
+from fractalkern.modules import weights_of
 from fractalkern.ops._inputs import FLOAT_DTYPES, as_tensor, require_choice
 from fractalkern.ops.power_iteration import power_iteration
 from fractalkern.sweeps.files import write_atomically
@@ -191,14 +191,14 @@ def _pieces(model: nn.Module | dict[str, Tensor], conv: str) -> Iterator[Piece]:
         raise InputTypeError(
             f"spectral_norms: model must be a module or a dict, got {type(model).__name__}"
         )
-    for name, owner, weight in module_weights(model):
+    for name, owner, attribute in weights_of(model):
+        weight: Tensor = getattr(owner, attribute)
         kind = type(owner).__name__
-        leaf = name.rsplit(".", 1)[-1]
-        if isinstance(owner, nn.MultiheadAttention) and leaf == "in_proj_weight":
+        if isinstance(owner, nn.MultiheadAttention) and attribute == "in_proj_weight":
             for part, block in zip("qkv", weight.chunk(3), strict=True):
                 for head, matrix in enumerate(block.chunk(owner.num_heads)):
                     yield f"{name}[{part}, head {head}]", kind, matrix, None
-        elif kind in _GATES and leaf.startswith(("weight_ih", "weight_hh")):
+        elif kind in _GATES and attribute.startswith(("weight_ih", "weight_hh")):
             for gate, matrix in zip(_GATES[kind], weight.chunk(len(_GATES[kind])), strict=True):
                 yield f"{name}[{gate}]", kind, matrix, None
         elif isinstance(owner, _ConvNd) and conv == "operator":

@@ -119,7 +119,9 @@ def test_genesis_published_scales_every_tensor():
         "3.bias": 0.005,
     }
     for name, parameter in model.named_parameters():
-        assert float(parameter.detach().std(correction=0)) == pytest.approx(expected[name], rel=1e-4), name
+        assert float(parameter.detach().std(correction=0)) == pytest.approx(
+            expected[name], rel=1e-4
+        ), name
 
 
 def test_genesis_gives_each_parameter_its_own_numbers_and_repeats_them():

@@ -63,7 +63,7 @@ class SpectralNorms:
 
     def _split(self, flat: Tensor, axis: int) -> Any:
         if self.is_list:
-            return list(flat.split([shape[axis] for shape in self.shapes]))
+            return list(torch.split(flat, [shape[axis] for shape in self.shapes]))
         (shape,) = self.shapes
         return flat.reshape(*shape[:-2], shape[axis])
 
@@ -161,7 +161,8 @@ def power_iteration(
     if math.prod(shapes[0][:-2]) == 0:
         outputs = _empty(tensors[0])
     elif resolve(backend) == "reference":
-        outputs = _Reference.apply(flat_start, iters, tol, lanczos, delta, seed, *tensors)
+        options = (flat_start, iters, tol, lanczos, delta, seed)
+        outputs = _Reference.apply(*options, *tensors)  # type: ignore[no-untyped-call]
     elif torch.compiler.is_compiling():
         outputs = torch.ops.fractalkern.power_iteration(
             tensors, flat_start, iters, limit, lanczos, delta, seed
@@ -348,12 +349,12 @@ def _vmap(info: Any, in_dims: Any, weights: Any, start: Any, *options: Any) -> A
     rows = [s * w.shape[-2] for s, w in zip(stacks, stacked, strict=True)]
     columns = [s * w.shape[-1] for s, w in zip(stacks, stacked, strict=True)]
     if start is not None:
-        parts = leading(start, in_dims[1]).split(columns, 1)
+        parts = torch.split(leading(start, in_dims[1]), columns, 1)
         start = torch.cat([part.reshape(-1) for part in parts])
     outputs = torch.ops.fractalkern.power_iteration(stacked, start, *options)
 
     def unstack(flat: Tensor, sizes: list[int]) -> Tensor:
-        parts = flat.split([size * part for part in sizes], -1)
+        parts = torch.split(flat, [size * part for part in sizes], -1)
         return torch.cat([p.reshape(*p.shape[:-1], size, -1) for p in parts], -1)
 
     sizes = (stacks, rows, columns, stacks, stacks)
@@ -378,7 +379,8 @@ class _Reference(torch.autograd.Function):
         seed: int,
         *weights: Tensor,
     ) -> Outputs:
-        triples, at = [], 0
+        triples: list[reference.Triple] = []
+        at = 0
         stacks = [w.detach().reshape(math.prod(w.shape[:-2]), *w.shape[-2:]) for w in weights]
         for matrix in (matrix for stack in stacks for matrix in stack.unbind()):
             n = matrix.shape[1]

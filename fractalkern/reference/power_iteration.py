@@ -31,7 +31,7 @@ def random_start(size: int, seed: int, row: int) -> Tensor:
 
 
 def _unit(x: Tensor) -> Tensor:
-    return x / x.norm()
+    return torch.nn.functional.normalize(x, dim=0, eps=0.0)
 
 
 def _measure(w: Tensor, v: Tensor) -> tuple[float, Tensor, float]:
@@ -86,7 +86,9 @@ def power_iteration(
     w = weight.double() / scale
     b = random_start(n, seed, row) if start is None else start.double()
     component = min(1.0, delta / (2 * math.sqrt(2) * float(b.norm())))
-    v, left, right = _unit(b), [], [_unit(b)]
+    v = _unit(b)
+    left: list[Tensor] = []
+    right = [v]
     log_norm, theorem, steps = 0.0, math.inf, 0
 
     exhausted = False
