@@ -76,7 +76,7 @@ def test_matches_reference(name: str, instruction_set: str) -> None:
 
 def first_view_labels(data: Shared, config: TrainabilityConfig, backend: str) -> Tensor:
     """`converged` over an experiment's first view, in chunks that fit the reference in cache."""
-    calls = [sweep_arguments(config, data, tile) for tile in tiles(64, 4)]
+    calls = [sweep_arguments(config, data, tile) for tile in tiles(64, 1)]
     return torch.cat([fk.train_sweep(*a, **o, backend=backend).converged for a, o in calls])
 
 
