@@ -98,13 +98,14 @@ def _trainer(config: TrainabilityConfig) -> Callable[[Tile], Arrays]:
     size = max(_LEAST_PER_CALL, _WORK_PER_CALL // work)
 
     def compute(tile: Tile) -> Arrays:
-        (*fixed, lr0, lr1), options = sweep_arguments(config, data, tile)
+        (x, y, w0, w1, lr0, lr1), options = sweep_arguments(config, data, tile)
         offset = options.pop("offset")
         parts = []
         for first in range(0, len(lr0), size):
             cells = slice(first, first + size)
             part = None if offset is None else offset[cells]
-            parts.append(train_sweep(*fixed, lr0[cells], lr1[cells], offset=part, **options))
+            rates = lr0[cells], lr1[cells]
+            parts.append(train_sweep(x, y, w0, w1, *rates, offset=part, **options))
         return {
             name: torch.cat([getattr(part, name) for part in parts]).reshape(-1, n).numpy()
             for name in _RESULTS
