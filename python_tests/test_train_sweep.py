@@ -9,7 +9,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -76,7 +76,7 @@ def test_matches_reference(name: str, instruction_set: str) -> None:
 
 def first_view_labels(data: Shared, config: TrainabilityConfig, backend: str) -> Tensor:
     """`converged` over an experiment's first view, in chunks that fit the reference in cache."""
-    calls = [sweep_arguments(config, data, tile) for tile in tiles(64, 4)]
+    calls = [sweep_arguments(config, data, tile) for tile in tiles(64, 1)]
     return torch.cat([fk.train_sweep(*a, **o, backend=backend).converged for a, o in calls])
 
 
@@ -100,6 +100,7 @@ def test_labels_of_the_first_view(name: Condition) -> None:
 
 
 @settings(max_examples=60, deadline=None)
+@example(1, 1, 1, 2, 1, 19, "identity", False, None, 1000000)  # blew up at ten times the rates
 @given(
     n=st.integers(1, 9),
     h=st.integers(1, 17),
@@ -126,7 +127,8 @@ def test_matches_reference_at_any_shape(
 ) -> None:
     arguments = problem(n, 1, h=h, k=k, rows=rows, seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    arguments[4:] = 0.2 * torch.rand(2, networks, generator=generator, dtype=torch.float64)
+    # Small enough that hardly any network blows up, whatever its data; one that does ends in NaN.
+    arguments[4:] = 0.02 * torch.rand(2, networks, generator=generator, dtype=torch.float64)
     options: dict[str, Any] = {"steps": steps, "activation": activation, "history": True}
     if minibatch:
         options["batches"] = torch.randint(rows, (steps, 5), generator=generator)
@@ -135,9 +137,12 @@ def test_matches_reference_at_any_shape(
         options["offset_every_step"] = offset == "every step"
     native = fk.train_sweep(*arguments, **options)
     expected = fk.train_sweep(*arguments, **options, backend="reference")
-    torch.testing.assert_close(native.history, expected.history, rtol=1e-9, atol=1e-15)
+    torch.testing.assert_close(
+        native.history, expected.history, rtol=1e-9, atol=1e-15, equal_nan=True
+    )
     torch.testing.assert_close(native.value, expected.value, rtol=1e-9, atol=0)
-    assert torch.equal(native.final_loss, native.history[-1])
+    last = native.history[-1]
+    torch.testing.assert_close(native.final_loss, last, rtol=0, atol=0, equal_nan=True)
     assert torch.equal(native.converged, expected.converged)
 
 
@@ -333,6 +338,7 @@ def test_any_strides_and_numpy() -> None:
         arguments[5],
     ]
     assert torch.equal(fk.train_sweep(*strided, **options).value, expected.value)
+    options["steps"] = np.int32(options["steps"])
     arrays = [a.numpy() for a in arguments]
     arrays[0] = np.ascontiguousarray(arrays[0][::-1])[::-1]  # a negative stride
     assert torch.equal(fk.train_sweep(*arrays, **options).value, expected.value)
@@ -385,6 +391,8 @@ BAD: dict[str, tuple[Callable[[list[Tensor]], None], dict[str, Any], str]] = {
     "first loss too big": (replaced(1, torch.full((12, 1), 1e4, dtype=F64)), {}, "first loss"),
     "first loss infinite": (replaced(3, torch.full((3, 1), 1e300, dtype=F64)), {}, "first loss"),
     "zero steps": (lambda _: None, {"steps": 0}, "steps must be"),
+    "half a step": (lambda _: None, {"steps": 2.5}, "steps must be an integer .* got 2.5"),
+    "steps true": (lambda _: None, {"steps": True}, "steps must be an integer .* got True"),
     "activation": (lambda _: None, {"activation": "gelu"}, "activation must be one of"),
     "protocol": (lambda _: None, {"protocol": "other"}, "protocol must be one of"),
     "batches of floats": (lambda _: None, {"batches": torch.ones(5, 2)}, "batches must be int64"),

@@ -379,6 +379,24 @@ def test_tile_size_and_threads_do_not_change_the_results(finished, tmp_path, no_
     assert all(torch.equal(array, expected[name]) for name, array in grid(tmp_path / "run").items())
 
 
+@pytest.mark.parametrize("condition", ["tanh", "init-offset"])
+def test_a_costly_tile_is_trained_in_several_calls(condition, monkeypatch):
+    config = dataclasses.replace(TINY, condition=condition)
+    tile, sizes = run_module.Tile(0, 3, 6), []
+
+    def spy(*arguments, **options):
+        sizes.append(len(arguments[4]))
+        return train_sweep(*arguments, **options)
+
+    monkeypatch.setattr(run_module, "train_sweep", spy)
+    whole = run_module._trainer(config)(tile)
+    monkeypatch.setattr(run_module, "_LEAST_PER_CALL", 16)
+    monkeypatch.setattr(run_module, "_WORK_PER_CALL", 0)
+    parts = run_module._trainer(config)(tile)
+    assert sizes == [60, 16, 16, 16, 12]
+    assert all(np.array_equal(parts[name], whole[name]) for name in whole)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -1,5 +1,6 @@
 """`train_sweep`: many tiny networks trained at once, one learning-rate pair each."""
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,7 +129,15 @@ def train_sweep(
     published = protocol == "published"
     operands = [floats[key] for key in ("x", "y", "w0", "w1", "lr0", "lr1")]
     offsets, readout = floats.get("offset"), floats.get("probe")
-    arguments = [*operands, steps, activation, batches, offsets, offset_every_step, readout]
+    arguments = [
+        *operands,
+        operator.index(steps),
+        activation,
+        batches,
+        offsets,
+        offset_every_step,
+        readout,
+    ]
     if name == "reference":
         outputs = reference.train_sweep(*[*arguments, published])
         value, converged, final_loss, steps_run, losses = outputs
@@ -146,7 +155,7 @@ def _check_arguments(
 ) -> None:
     require_choice(OP, "activation", activation, ACTIVATIONS)
     require_choice(OP, "protocol", protocol, PROTOCOLS)
-    if not isinstance(steps, int) or steps < 1:
+    if isinstance(steps, bool) or not hasattr(steps, "__index__") or steps < 1:
         raise InputError(f"{OP}: steps must be an integer of at least 1, got {steps!r}")
     dtype = floats["x"].dtype
     if dtype not in (torch.float64, torch.float32):

@@ -27,6 +27,8 @@ from fractalkern.sweeps.store import Arrays, Store
 
 Grid = dict[str, Tensor]
 
+# Floating-point operations and networks of one call of train_sweep; fewer would idle the cores.
+_WORK_PER_CALL, _LEAST_PER_CALL = 5 * 10**10, 128
 _RESULTS = ("value", "converged", "final_loss", "steps_run")
 
 
@@ -91,10 +93,23 @@ def _compute(config: TrainabilityConfig, store: Store) -> None:
 def _trainer(config: TrainabilityConfig) -> Callable[[Tile], Arrays]:
     data, n = shared(config), config.resolution
 
+    # An interrupt is heard between calls: about half a second apart, whatever a tile takes.
+    work = config.steps * config.data_rows * 4 * config.width**2
+    size = max(_LEAST_PER_CALL, _WORK_PER_CALL // work)
+
     def compute(tile: Tile) -> Arrays:
-        arguments, options = sweep_arguments(config, data, tile)
-        result = train_sweep(*arguments, **options)
-        return {name: getattr(result, name).reshape(-1, n).numpy() for name in _RESULTS}
+        (x, y, w0, w1, lr0, lr1), options = sweep_arguments(config, data, tile)
+        offset = options.pop("offset")
+        parts = []
+        for first in range(0, len(lr0), size):
+            cells = slice(first, first + size)
+            part = None if offset is None else offset[cells]
+            rates = lr0[cells], lr1[cells]
+            parts.append(train_sweep(x, y, w0, w1, *rates, offset=part, **options))
+        return {
+            name: torch.cat([getattr(part, name) for part in parts]).reshape(-1, n).numpy()
+            for name in _RESULTS
+        }
 
     return compute
 
