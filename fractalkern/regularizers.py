@@ -131,7 +131,7 @@ class SpectralTarget(nn.Module):
     >>> import torch
     >>> from fractalkern.regularizers import SpectralTarget
     >>> layer = torch.nn.Linear(3, 3, bias=False)
-    >>> _ = torch.nn.init.eye_(layer.weight).mul_(3)
+    >>> layer.weight.data = 3 * torch.eye(3)
     >>> round(float(SpectralTarget(layer, target=1.0, weight=0.5).penalty().detach()), 4)
     2.0
     """
