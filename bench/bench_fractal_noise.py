@@ -125,9 +125,73 @@ def colorednoise(size: tuple[int, ...]) -> Callable[[], np.ndarray]:
     return draw
 
 
+def gpt2_shapes() -> list[tuple[int, ...]]:
+    """The 76 tensors of E1's GPT-2: 17,670,400 parameters."""
+    n = 256
+    layer = [(n,), (n,), (n, 3 * n), (3 * n,), (n, n), (n,)]
+    layer += [(n,), (n,), (n, 4 * n), (4 * n,), (4 * n, n), (n,)]
+    return [(50257, n), (n, n), *layer * 6, (n,), (n,)]
+
+
+def ours_genesis(shapes: list[tuple[int, ...]]) -> Callable[[], np.ndarray]:
+    import torch
+
+    from fractalkern.init import genesis_
+
+    model = torch.nn.ParameterList([torch.empty(shape) for shape in shapes])
+
+    def fill() -> np.ndarray:
+        genesis_(model, BETA, protocol="published", seed=0)
+        return np.array([float(p.detach().std(correction=0)) for p in model])
+
+    return fill
+
+
+def numpy_genesis(shapes: list[tuple[int, ...]]) -> Callable[[], np.ndarray]:
+    """Each tensor by the trainer's own method."""
+    fills = [numpy_full_complex(shape) for shape in shapes]
+
+    def fill() -> np.ndarray:
+        tensors = [
+            draw() * _genesis_scale(shape) for draw, shape in zip(fills, shapes, strict=True)
+        ]
+        return np.array([tensor.std(dtype=np.float64) for tensor in tensors])
+
+    return fill
+
+
+def _genesis_scale(shape: tuple[int, ...]) -> float:
+    """Of a matrix; an entry of a parameter list has no name that makes it a bias."""
+    return math.sqrt(1 / shape[1]) if len(shape) > 1 else 0.05
+
+
 def races(threads: int) -> Iterator[Race]:
     for size in SIZES:
         yield _race(size, threads)
+    yield _genesis_race()
+
+
+def _genesis_race() -> Race:
+    shapes = gpt2_shapes()
+    points = sum(math.prod(shape) for shape in shapes)
+    work = {"bytes": 4.0 * points, "points": float(points)}
+
+    def check(_: Contender, answer: np.ndarray) -> None:
+        expected = [_genesis_scale(shape) for shape in shapes]
+        np.testing.assert_allclose(answer, expected, rtol=1e-4)
+
+    return Race(
+        KERNEL,
+        "GPT-2 of E1, 76 tensors",
+        "float32",
+        [
+            Contender("genesis_, published", ours_genesis, (shapes,), work, role="ours"),
+            Contender("full spectrum of Genesis, float64", numpy_genesis, (shapes,), work, "numpy"),
+        ],
+        per="points",
+        share="points",
+        check=check,
+    )
 
 
 def _race(size: tuple[int, ...], threads: int) -> Race:

@@ -44,7 +44,11 @@ def ours(case: str, iterations: int, method: str) -> Callable[[], np.ndarray]:
     import fractalkern as fk
 
     weights = _tensors(case)
-    return fk.power_iteration(weights, iters=iterations, method=method).sigma.numpy
+
+    def run() -> np.ndarray:
+        return fk.power_iteration(weights, iters=iterations, method=method).sigma.numpy()
+
+    return run
 
 
 def ours_stacked(case: str, iterations: int, method: str) -> Callable[[], np.ndarray]:
@@ -53,7 +57,11 @@ def ours_stacked(case: str, iterations: int, method: str) -> Callable[[], np.nda
     import fractalkern as fk
 
     weights = torch.stack(_tensors(case))
-    return fk.power_iteration(weights, iters=iterations, method=method).sigma.numpy
+
+    def run() -> np.ndarray:
+        return fk.power_iteration(weights, iters=iterations, method=method).sigma.numpy()
+
+    return run
 
 
 def torch_loop(case: str, iterations: int) -> Callable[[], np.ndarray]:

@@ -235,14 +235,25 @@ def _fill(
     """A field of mean 0 and standard deviation `scale`, to the rounding of the tensor's dtype."""
     size = [drawn_length(length) for length in tensor.shape]
     dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    whole = size == list(tensor.shape)
+    # Fresh memory costs more in page faults than the noise itself: none is taken where none needs be.
+    direct = tensor.detach() if tensor.is_contiguous() and tensor.dtype == dtype else None
     field = fractal_noise(
-        size, beta, seed=seed, spectrum=spectrum, dtype=dtype, device=tensor.device
+        size,
+        beta,
+        seed=seed,
+        spectrum=spectrum,
+        dtype=dtype,
+        device=tensor.device,
+        out=direct if whole else None,
     )
-    if size != list(tensor.shape):
+    if not whole:
         field = field[tuple(slice(length) for length in tensor.shape)]
-        field = field - field.mean()
-        field /= field.std(correction=0)
-    return tensor.copy_(field * scale)
+        variance, mean = torch.var_mean(field, correction=0)
+        field = torch.sub(field, mean, out=field if direct is None else direct)
+        scale /= math.sqrt(float(variance))
+    field.mul_(scale)
+    return tensor if direct is not None else tensor.copy_(field)
 
 
 def _published(parameter: Tensor, name: str, beta: float, seed: int) -> None:
