@@ -235,7 +235,7 @@ def _check(contender: Contender, answer: np.ndarray | None) -> None:
     assert answer is not None
     assert answer.shape == size, contender.name
     assert abs(answer.var(dtype=np.float64) - 1) < 1e-4, contender.name
-    assert abs(_slope(answer) + BETA) < 0.02, contender.name
+    assert abs(_slope(answer) + BETA) < 0.05, contender.name  # the peers draw without a seed
     if contender.role == "ours" and answer.size <= 1 << 20:
         import fractalkern as fk
 

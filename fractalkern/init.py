@@ -236,7 +236,7 @@ def _fill(
     size = [drawn_length(length) for length in tensor.shape]
     dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
     whole = size == list(tensor.shape)
-    # Fresh memory costs more in page faults than the noise itself: none is taken where none needs be.
+    # Fresh memory costs more in page faults than the noise itself.
     direct = tensor.detach() if tensor.is_contiguous() and tensor.dtype == dtype else None
     field = fractal_noise(
         size,
