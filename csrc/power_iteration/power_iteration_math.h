@@ -47,18 +47,20 @@ inline double largest_eigenvalue(const Projection& t) {
 }
 
 // Unit eigenvector of the largest eigenvalue: pivots from both ends, joined where they fit best.
+// Pivots may be negative: past the part of the matrix that the eigenvector lives on they mean
+// nothing, and the twist keeps away from there (Dhillon and Parlett, 2004).
 inline void top_eigenvector(const Projection& t, double lambda, double* vector) {
   const int size = t.size;
   double forward[kMaxBasis + 1], backward[kMaxBasis + 1];
-  const double floor = std::max(lambda * 1e-17, std::numeric_limits<double>::min());
-  for (int i = 0; i < size; ++i) {
-    const double back = i > 0 ? t.off[i - 1] * t.off[i - 1] / forward[i - 1] : 0;
-    forward[i] = std::max(lambda - t.diagonal[i] - back, floor);
-  }
-  for (int i = size - 1; i >= 0; --i) {
-    const double back = i + 1 < size ? t.off[i] * t.off[i] / backward[i + 1] : 0;
-    backward[i] = std::max(lambda - t.diagonal[i] - back, floor);
-  }
+  const double least_pivot = std::max(lambda * 1e-280, std::numeric_limits<double>::min());
+  const auto pivot = [&](int i, double back) {
+    const double value = lambda - t.diagonal[i] - back;
+    return std::abs(value) < least_pivot ? std::copysign(least_pivot, value) : value;
+  };
+  for (int i = 0; i < size; ++i)
+    forward[i] = pivot(i, i > 0 ? t.off[i - 1] * (t.off[i - 1] / forward[i - 1]) : 0);
+  for (int i = size - 1; i >= 0; --i)
+    backward[i] = pivot(i, i + 1 < size ? t.off[i] * (t.off[i] / backward[i + 1]) : 0);
   int twist = 0;
   double least = std::numeric_limits<double>::infinity();
   for (int i = 0; i < size; ++i) {

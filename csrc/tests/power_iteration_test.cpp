@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "power_iteration/power_iteration_math.h"
 #include "tests/testing.h"
 
 namespace {
@@ -155,9 +156,38 @@ void check_backward(Random& random, const std::string& name) {
   CHECK(equal, name);
 }
 
+// The eigenvector may live on a few rows only: a wrong one has too small a Rayleigh quotient.
+void check_projection(Random& random) {
+  fractalkern::Projection t;
+  t.size = static_cast<int>(1 + random.below(fractalkern::kMaxBasis));
+  const double spread = random.uniform(0, 20);
+  double above = 0;  // of the bidiagonal: T = B^T B
+  for (int i = 0; i < t.size; ++i) {
+    const double alpha = random.uniform() * std::exp(-spread * random.uniform());
+    t.diagonal[i] = alpha * alpha + above * above;
+    above = random.uniform() * std::exp(-spread * random.uniform());
+    t.off[i] = alpha * above;
+  }
+  double vector[fractalkern::kMaxBasis + 1];
+  const double lambda = fractalkern::largest_eigenvalue(t);
+  fractalkern::top_eigenvector(t, lambda, vector);
+  double quotient = 0, norm = 0;
+  for (int i = 0; i < t.size; ++i) {
+    norm += vector[i] * vector[i];
+    quotient += t.diagonal[i] * vector[i] * vector[i];
+    if (i + 1 < t.size) quotient += 2 * t.off[i] * vector[i] * vector[i + 1];
+  }
+  CHECK(std::abs(norm - 1) < 1e-12, t.size, norm);
+  CHECK(std::abs(quotient / lambda - 1) < 1e-10, t.size, spread, lambda, quotient);
+}
+
 }  // namespace
 
 int main() {
+  {
+    Random random(1);
+    for (int i = 0; i < 20000; ++i) check_projection(random);
+  }
   fractalkern::testing::for_each_instruction_set([](const std::string& name) {
     Random random(0);
     for (int i = 0; i < 100; ++i) check_list(random, name, false);
