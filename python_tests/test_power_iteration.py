@@ -458,3 +458,14 @@ def test_use_backend_reaches_the_reference():
     with fk.use_backend("reference"):
         norms = power_iteration(gaussian(6, 5), iters=30)
     assert float(norms.sigma) == pytest.approx(float(true_sigma(gaussian(6, 5))), rel=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(96, 384), (384, 96), (128, 128)], ids=str)
+def test_more_passes_never_lose_the_vector(shape):
+    """Wide matrices: the start has a part in the null space, and its eigenvalue 0 converges early."""
+    generator = torch.Generator().manual_seed(3)
+    weights = torch.randn(24, *shape, generator=generator) / shape[1] ** 0.5
+    exact = torch.linalg.matrix_norm(weights.double(), 2)
+    for passes in range(12, 48):
+        error = 1 - fk.power_iteration(weights, iters=passes).sigma.double() / exact
+        assert error.max() < 0.03, passes

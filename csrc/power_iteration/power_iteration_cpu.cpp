@@ -403,7 +403,8 @@ class Solver {
   // right_ = the best vector in the span of the basis.
   void take_best(bool exhausted) {
     Projection extended;
-    const bool longer = !exhausted && extend(projection_, &extended);
+    constexpr double eps = 8 * std::numeric_limits<C>::epsilon();
+    const bool longer = !exhausted && extend(projection_, eps, &extended);
     const Projection& best = longer ? extended : projection_;
     double coefficients[kMaxBasis + 1];
     top_eigenvector(best, largest_eigenvalue(best), coefficients);

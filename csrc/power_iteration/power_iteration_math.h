@@ -77,13 +77,17 @@ inline void top_eigenvector(const Projection& t, double lambda, double* vector) 
 }
 
 // T with the row that the next vector would add, as far as it is known: W^T is applied to the left
-// vectors exactly, which is half a step more than T holds. False if alpha vanishes.
-inline bool extend(const Projection& t, Projection* extended) {
-  double beta_squared = 0, alpha_squared = 0;
+// vectors exactly, which is half a step more than T holds. T is known to `eps` times its diagonal.
+// False if the alphas are not: where the start has a part in the null space of W, T has an
+// eigenvalue near 0, and the recursion makes anything of its rounding.
+inline bool extend(const Projection& t, double eps, Projection* extended) {
+  double beta_squared = 0, growth = 0, error = 0;
   for (int i = 0; i < t.size; ++i) {
-    alpha_squared = t.diagonal[i] - beta_squared;
-    if (!(alpha_squared > 1e-12 * t.diagonal[i])) return false;
+    const double alpha_squared = t.diagonal[i] - beta_squared;
+    error = eps * t.diagonal[i] + growth * error;
+    if (!(error < 0.01 * alpha_squared)) return false;
     beta_squared = t.off[i] * t.off[i] / alpha_squared;
+    growth = beta_squared / alpha_squared;
   }
   *extended = t;
   extended->diagonal[t.size] = beta_squared;
