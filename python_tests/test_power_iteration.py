@@ -462,7 +462,7 @@ def test_use_backend_reaches_the_reference():
 
 @pytest.mark.parametrize("shape", [(96, 384), (384, 96), (128, 128)], ids=str)
 def test_more_passes_never_lose_the_vector(shape):
-    """Wide matrices: the start has a part in the null space, and its eigenvalue 0 converges early."""
+    """On wide matrices the start has a part in the null space, and its eigenvalue 0 comes early."""
     generator = torch.Generator().manual_seed(3)
     weights = torch.randn(24, *shape, generator=generator) / shape[1] ** 0.5
     exact = torch.linalg.matrix_norm(weights.double(), 2)
