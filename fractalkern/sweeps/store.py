@@ -39,6 +39,9 @@ CREATE TABLE sittings (number INTEGER PRIMARY KEY, started_at REAL NOT NULL, sec
 """
 
 
+_SECONDS_FOR_THE_LOCK = 1.0
+
+
 class _DamagedError(InputError):
     """A tile's file is not what was recorded."""
 
@@ -235,15 +238,20 @@ def _refuse_other_files(folder: Path) -> None:
 
 def _lock(folder: Path) -> TextIO:
     lock = open(folder / ".lock", "a")  # noqa: SIM115  # held until the store is closed
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        raise InputError(
-            f"out must be a folder that no other process uses, but one is at work in {folder}; "
-            "wait for it or choose another folder"
-        ) from error
-    return lock
+    # A child that a killed process was just starting holds the lock until it runs its own program.
+    patience = time.monotonic() + _SECONDS_FOR_THE_LOCK
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError as error:
+            if time.monotonic() > patience:
+                lock.close()
+                raise InputError(
+                    "out must be a folder that no other process uses, but one is at work in "
+                    f"{folder}; wait for it or choose another folder"
+                ) from error
+        time.sleep(0.02)
 
 
 def _differences(stored: dict[str, object], asked: dict[str, object]) -> str:
