@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fractalkern.errors import InputError, InputTypeError
 from fractalkern.modules import weights_of
-from fractalkern.ops.power_iteration import raise_input_error
+from fractalkern.ops.power_iteration import raise_input_error, refuse_double_backward
 
 __all__ = ["SpectralTarget", "spectral_penalty"]
 
@@ -84,9 +84,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.save_for_backward(u, v, slope, *inputs[0])
 
 
+def _scales(slope: Tensor, grad: Tensor) -> Tensor:
+    return (slope.reshape(-1, grad.numel()) * grad).reshape(-1)
+
+
 def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
     u, v, slope, *weights = ctx.saved_tensors
-    scales = (slope.reshape(-1, grad.numel()) * grad).reshape(-1)
+    scales = _scales(slope, grad)
     gradients = torch.ops.fractalkern.power_iteration_backward(scales, u, v, weights)
     return gradients, None, None, None, None, None, None
 
@@ -94,6 +98,24 @@ def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
 torch.library.register_autograd(
     "fractalkern::spectral_penalty", _backward, setup_context=_setup_context
 )
+
+
+class _Gradients(torch.autograd.Function):
+    """slope_i u_i v_i^T for each weight; differentiated again, an error."""
+
+    @staticmethod
+    def forward(scales: Tensor, u: Tensor, v: Tensor, *weights: Tensor) -> Any:  # type: ignore[override]
+        """The gradients of the weights."""
+        return tuple(torch.ops.fractalkern.power_iteration_backward(scales, u, v, list(weights)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Keeps nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        """Refuses."""
+        refuse_double_backward(ctx)
 
 
 class _Penalty(torch.autograd.Function):
@@ -111,11 +133,11 @@ class _Penalty(torch.autograd.Function):
         _setup_context(ctx, (inputs[6:],), output)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *grads: Any) -> Any:  # type: ignore[override]
         """The gradients of the weights."""
-        gradients, *none = _backward(ctx, *grads)
-        return *none, *gradients
+        u, v, slope, *weights = ctx.saved_tensors
+        scales = _scales(slope, grads[0])
+        return *[None] * 6, *_Gradients.apply(scales, u, v, *weights)  # type: ignore[no-untyped-call]
 
 
 def _same(weight: Tensor) -> Tensor:

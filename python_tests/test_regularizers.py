@@ -158,3 +158,26 @@ def test_non_finite_weights_raise():
     nn.init.constant_(module.weight, float("nan"))
     with pytest.raises(InputError, match="weights must be finite"):
         SpectralTarget(module).penalty()
+
+
+def test_penalty_compiles_without_graph_break():
+    weight = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    target, factor = torch.ones(1, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
+
+    def penalty(weight):
+        return spectral_penalty([weight], target, factor)[0]
+
+    compiled = torch.compile(penalty, fullgraph=True, backend="aot_eager")
+    (got,) = torch.autograd.grad(compiled(weight), weight)
+    (expected,) = torch.autograd.grad(penalty(weight), weight)
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(torch.func.grad(penalty)(weight.detach()), expected)
+
+
+def test_second_derivatives_are_refused():
+    """A gradient that passed for a constant would drop terms without a word."""
+    module = mlp()
+    weights = [w for w in module.parameters() if w.dim() > 1]
+    gradients = torch.autograd.grad(SpectralTarget(module).penalty(), weights, create_graph=True)
+    with pytest.raises(NotImplementedError, match="can be differentiated once only"):
+        sum(g.sum() for g in gradients).backward()

@@ -328,14 +328,15 @@ torch.library.register_autograd(
 )
 
 
-def _refuse_double_backward(ctx: Any, *_: Any) -> NoReturn:
+def refuse_double_backward(ctx: Any, *_: Any) -> NoReturn:
+    """The derivative of the gradient: there is none."""
     raise NotImplementedError(
         f"{OP}: sigma can be differentiated once only, but its gradient was differentiated again; "
         "use torch.linalg.matrix_norm(W, 2) for second derivatives"
     )
 
 
-torch.library.register_autograd("fractalkern::power_iteration_backward", _refuse_double_backward)
+torch.library.register_autograd("fractalkern::power_iteration_backward", refuse_double_backward)
 
 
 def _vmap(info: Any, in_dims: Any, weights: Any, start: Any, *options: Any) -> Any:
