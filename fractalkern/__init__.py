@@ -6,6 +6,7 @@ from fractalkern.dimension import BoxDimension, DimensionResult, box_dimension, 
 from fractalkern.edges import boundary
 from fractalkern.errors import BackendError, DegenerateBoundaryError, InputError, InputTypeError
 from fractalkern.ops.box_count import BoxCounts, box_count
+from fractalkern.ops.box_mass import BoxMasses, box_masses
 from fractalkern.ops.fractal_noise import fractal_noise
 from fractalkern.ops.power_iteration import SpectralNorms, power_iteration
 from fractalkern.ops.train_sweep import SweepResult, train_sweep
@@ -28,6 +29,7 @@ __all__ = [
     "BackendError",
     "BoxCounts",
     "BoxDimension",
+    "BoxMasses",
     "DegenerateBoundaryError",
     "DimensionResult",
     "InputError",
@@ -41,6 +43,7 @@ __all__ = [
     "boundary",
     "box_count",
     "box_dimension",
+    "box_masses",
     "build_info",
     "estimate_dimension",
     "fractal_dimension_of",
