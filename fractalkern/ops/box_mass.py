@@ -62,7 +62,7 @@ class BoxMasses:
             for grid in origins
         ]
         parts = torch.split(self.per_size[index], [math.prod(shape) for shape in boxes], -1)
-        return [part.unflatten(-1, shape) for part, shape in zip(parts, boxes, strict=True)]
+        return [torch.unflatten(part, -1, shape) for part, shape in zip(parts, boxes, strict=True)]
 
 
 def box_masses(
@@ -138,7 +138,7 @@ class GlidingMoments:
 
     Attributes:
         sizes: box sides in cells, int64 [S].
-        positions: of the box, int64 [S].
+        positions: of the box, int64 [*batch, S].
         mass: sum of the masses over all positions, int64 [*batch, S].
         square: sum of the squares of the masses, int64 [*batch, S, 2]: div 2^62 and mod 2^62.
         spatial_shape: sides of the array, in cells.
@@ -195,10 +195,9 @@ def gliding_moments(
     else:
         moments = torch.ops.fractalkern.gliding_mass(cells.contiguous(), dims, box_sizes)
     moments = moments.reshape(*batch, len(box_sizes), 4)
-    positions = [math.prod(side - size + 1 for side in spatial) for size in box_sizes]
     return GlidingMoments(
         sizes=torch.tensor(box_sizes, dtype=torch.int64, device=cells.device),
-        positions=torch.tensor(positions, dtype=torch.int64, device=cells.device),
+        positions=moments[..., 0],
         mass=moments[..., 1],
         square=moments[..., 2:],
         spatial_shape=tuple(spatial),
@@ -224,7 +223,9 @@ def _gliding_mass_fake(weights: Tensor, spatial_dims: int, sizes: Sequence[int])
 def _boxes_of_size(spatial: Sequence[int], size: int, offsets: int) -> int:
     """Boxes of all grids: the grids are all combinations of origins, so the sum is a product."""
     origins = axis_origins(size, offsets)
-    return math.prod(sum(-(-(side + origin) // size) for origin in origins) for side in spatial)
+    # Lists, as torch.compile cannot trace a generator inside another.
+    along = [sum([-(-(side + origin) // size) for origin in origins]) for side in spatial]
+    return math.prod(along)
 
 
 def _checked_weights(
