@@ -5,6 +5,7 @@ from fractalkern.backends import use_backend
 from fractalkern.dimension import BoxDimension, DimensionResult, box_dimension, estimate_dimension
 from fractalkern.edges import boundary
 from fractalkern.errors import BackendError, DegenerateBoundaryError, InputError, InputTypeError
+from fractalkern.multifractal import GeneralizedDimensions, generalized_dimensions
 from fractalkern.ops.box_count import BoxCounts, box_count
 from fractalkern.ops.box_mass import BoxMasses, box_masses
 from fractalkern.ops.fractal_noise import fractal_noise
@@ -32,6 +33,7 @@ __all__ = [
     "BoxMasses",
     "DegenerateBoundaryError",
     "DimensionResult",
+    "GeneralizedDimensions",
     "InputError",
     "InputTypeError",
     "SpectralNormRow",
@@ -48,6 +50,7 @@ __all__ = [
     "estimate_dimension",
     "fractal_dimension_of",
     "fractal_noise",
+    "generalized_dimensions",
     "power_iteration",
     "set_instruction_set",
     "spectral_exponent_of",
