@@ -5,6 +5,7 @@ from fractalkern.backends import use_backend
 from fractalkern.dimension import BoxDimension, DimensionResult, box_dimension, estimate_dimension
 from fractalkern.edges import boundary
 from fractalkern.errors import BackendError, DegenerateBoundaryError, InputError, InputTypeError
+from fractalkern.lacunarity import Lacunarity, lacunarity
 from fractalkern.multifractal import GeneralizedDimensions, generalized_dimensions
 from fractalkern.ops.box_count import BoxCounts, box_count
 from fractalkern.ops.box_mass import BoxMasses, box_masses
@@ -36,6 +37,7 @@ __all__ = [
     "GeneralizedDimensions",
     "InputError",
     "InputTypeError",
+    "Lacunarity",
     "SpectralNormRow",
     "SpectralNormTable",
     "SpectralNorms",
@@ -51,6 +53,7 @@ __all__ = [
     "fractal_dimension_of",
     "fractal_noise",
     "generalized_dimensions",
+    "lacunarity",
     "power_iteration",
     "set_instruction_set",
     "spectral_exponent_of",

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from fractalkern.errors import InputError, InputTypeError
 from fractalkern.line_fits import fit_line, local_slopes
-from fractalkern.ops._boxes import checked_sizes, checked_spatial_dims, powers_of_two, smallest_side
-from fractalkern.ops._inputs import FLOAT_DTYPES, INTEGER_DTYPES, as_tensor
-from fractalkern.ops.box_mass import box_masses
+from fractalkern.ops._boxes import checked_sizes, powers_of_two, smallest_side
+from fractalkern.ops.box_mass import box_masses, checked_weights
 
 _OP = "generalized_dimensions"
 _DEFAULT_Q = tuple(float(q) for q in range(-5, 6))
@@ -241,19 +240,12 @@ def _fit_sizes(sizes: Any, side: int) -> list[int]:
 
 
 def _checked_measure(mask_or_measure: Any) -> Tensor:
-    weights = as_tensor(_OP, "mask_or_measure", mask_or_measure)
-    if weights.dtype not in (torch.bool, *INTEGER_DTYPES, *FLOAT_DTYPES):
-        raise InputTypeError(
-            f"{_OP}: mask_or_measure must be bool, integer or floating point, got {weights.dtype}"
-        )
-    checked_spatial_dims(_OP, "mask_or_measure", weights, None)
-    smallest_side(_OP, "mask_or_measure", weights, weights.ndim)
+    weights, dims = checked_weights(_OP, "mask_or_measure", mask_or_measure, None, floats=True)
+    smallest_side(_OP, "mask_or_measure", weights, dims)
     if weights.is_floating_point():
-        weights = weights.detach().double()
+        weights = weights.detach()
         if not weights.isfinite().all():
             raise InputError(f"{_OP}: mask_or_measure must be finite")
-    elif weights.dtype not in (torch.bool, torch.uint8):
-        weights = weights.to(torch.int64)  # which turns the largest of uint64 negative
     least, most = (float(bound) for bound in weights.aminmax())
     if least < 0:
         raise InputError(f"{_OP}: mask_or_measure must not be negative, got {least:g}")

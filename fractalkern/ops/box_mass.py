@@ -110,7 +110,7 @@ def box_masses(
     >>> masses.grids(0)[0].tolist()
     [[2, 0], [0, 2]]
     """
-    cells, dims = _checked_weights(OP, weights, spatial_dims, floats=True)
+    cells, dims = checked_weights(OP, "weights", weights, spatial_dims, floats=True)
     side = smallest_side(OP, "weights", cells, dims)
     box_sizes = powers_of_two(side) if sizes is None else checked_sizes(OP, "weights", sizes, side)
     origins = min(checked_offsets(OP, offsets), max(box_sizes))  # more origins are all duplicates
@@ -184,7 +184,7 @@ def gliding_moments(
     >>> gliding_moments(torch.tensor([1, 0, 2, 1]), sizes=[2]).mass.tolist()
     [6]
     """
-    cells, dims = _checked_weights(GLIDING, weights, spatial_dims, floats=False)
+    cells, dims = checked_weights(GLIDING, "weights", weights, spatial_dims)
     side = smallest_side(GLIDING, "weights", cells, dims)
     box_sizes = (
         powers_of_two(side) if sizes is None else checked_sizes(GLIDING, "weights", sizes, side)
@@ -228,16 +228,19 @@ def _boxes_of_size(spatial: Sequence[int], size: int, offsets: int) -> int:
     return math.prod(along)
 
 
-def _checked_weights(
-    op: str, weights: Any, spatial_dims: int | None, *, floats: bool
+def checked_weights(
+    op: str, name: str, weights: Any, spatial_dims: int | None, *, floats: bool = False
 ) -> tuple[Tensor, int]:
-    """The weights in a dtype that the kernels take: bool, uint8, int64 or float64."""
-    cells = as_tensor(op, "weights", weights)
+    """The weights in a dtype that the kernels take, and the number of spatial axes.
+
+    The dtype is bool, uint8, int64 or float64. Values above 2^63 of uint64 turn negative.
+    """
+    cells = as_tensor(op, name, weights)
     allowed = INTEGER_DTYPES + (FLOAT_DTYPES if floats else ())
     if cells.dtype != torch.bool and cells.dtype not in allowed:
         kinds = "bool, integer or floating point" if floats else "bool or integer"
-        raise InputTypeError(f"{op}: weights must be {kinds}, got {cells.dtype}")
-    dims = checked_spatial_dims(op, "weights", cells, spatial_dims)
+        raise InputTypeError(f"{op}: {name} must be {kinds}, got {cells.dtype}")
+    dims = checked_spatial_dims(op, name, cells, spatial_dims)
     if cells.is_floating_point():
         return cells.double(), dims
     if cells.dtype not in (torch.bool, torch.uint8):
