@@ -12,6 +12,12 @@ from fractalkern.ops.box_mass import BoxMasses, box_masses
 from fractalkern.ops.fractal_noise import fractal_noise
 from fractalkern.ops.power_iteration import SpectralNorms, power_iteration
 from fractalkern.ops.train_sweep import SweepResult, train_sweep
+from fractalkern.series import (
+    DetrendedFluctuation,
+    HiguchiDimension,
+    detrended_fluctuation,
+    higuchi_dimension,
+)
 from fractalkern.spectra import (
     SpectrumFit,
     fractal_dimension_of,
@@ -33,8 +39,10 @@ __all__ = [
     "BoxDimension",
     "BoxMasses",
     "DegenerateBoundaryError",
+    "DetrendedFluctuation",
     "DimensionResult",
     "GeneralizedDimensions",
+    "HiguchiDimension",
     "InputError",
     "InputTypeError",
     "Lacunarity",
@@ -49,10 +57,12 @@ __all__ = [
     "box_dimension",
     "box_masses",
     "build_info",
+    "detrended_fluctuation",
     "estimate_dimension",
     "fractal_dimension_of",
     "fractal_noise",
     "generalized_dimensions",
+    "higuchi_dimension",
     "lacunarity",
     "power_iteration",
     "set_instruction_set",
