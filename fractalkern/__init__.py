@@ -12,6 +12,7 @@ from fractalkern.ops.box_mass import BoxMasses, box_masses
 from fractalkern.ops.fractal_noise import fractal_noise
 from fractalkern.ops.power_iteration import SpectralNorms, power_iteration
 from fractalkern.ops.train_sweep import SweepResult, train_sweep
+from fractalkern.point_clouds import CorrelationDimension, correlation_dimension
 from fractalkern.series import (
     DetrendedFluctuation,
     HiguchiDimension,
@@ -38,6 +39,7 @@ __all__ = [
     "BoxCounts",
     "BoxDimension",
     "BoxMasses",
+    "CorrelationDimension",
     "DegenerateBoundaryError",
     "DetrendedFluctuation",
     "DimensionResult",
@@ -57,6 +59,7 @@ __all__ = [
     "box_dimension",
     "box_masses",
     "build_info",
+    "correlation_dimension",
     "detrended_fluctuation",
     "estimate_dimension",
     "fractal_dimension_of",
