@@ -31,6 +31,7 @@ from fractalkern.spectral_norms import (
     spectral_norms,
     spectral_radius,
 )
+from fractalkern.surfaces import SurfaceDimension, differential_box_dimension
 
 __version__: str = build_info()["version"]
 
@@ -52,6 +53,7 @@ __all__ = [
     "SpectralNormTable",
     "SpectralNorms",
     "SpectrumFit",
+    "SurfaceDimension",
     "SweepResult",
     "__version__",
     "boundary",
@@ -61,6 +63,7 @@ __all__ = [
     "build_info",
     "correlation_dimension",
     "detrended_fluctuation",
+    "differential_box_dimension",
     "estimate_dimension",
     "fractal_dimension_of",
     "fractal_noise",
