@@ -13,6 +13,7 @@ from fractalkern.errors import InputError, InputTypeError
 from fractalkern.line_fits import fit_line, local_slopes
 from fractalkern.ops._boxes import checked_sizes, powers_of_two, smallest_side
 from fractalkern.ops.box_mass import box_masses, checked_weights
+from fractalkern.reference.box_count import axis_origins
 
 _OP = "generalized_dimensions"
 _DEFAULT_Q = tuple(float(q) for q in range(-5, 6))
@@ -20,7 +21,7 @@ _MIN_SIZES = 3  # two points leave no degree of freedom for the standard error
 _POOR_STDERR = 0.05
 # Closer to 1 than this the limit is more exact than a quotient of two small numbers.
 _SMALLEST_STEP = 1e-6
-_BLOCK = 1 << 14  # boxes whose powers are taken at once, so that they stay in cache
+_BLOCK = 1 << 12  # boxes whose powers are taken at once, so that they stay in cache
 
 
 @dataclass(frozen=True)
@@ -129,17 +130,19 @@ def generalized_dimensions(
     box_sizes = _fit_sizes(sizes, side)
 
     masses = box_masses(weights, box_sizes, offsets=offsets, backend=backend)
-    total = weights.double().sum() if weights.is_floating_point() else weights.sum().double()
-    grain = weights.amin() if weights.amin() > 0 else weights[weights > 0].amin()
+    grids = [len(axis_origins(size, masses.offsets)) ** weights.ndim for size in box_sizes]
+    total = masses.per_size[-1].sum(dtype=torch.float64) / grids[-1]
+    if total == 0:
+        raise InputError(f"{_OP}: mask_or_measure must have some mass, got only zeros")
+    grain = _grain(weights)
     order = torch.tensor(orders, dtype=torch.float64, device=weights.device)
     log_sums, mean_logs, grained = [], [], []
-    for index, per_size in enumerate(masses.per_size):
+    for size, count, per_size in zip(box_sizes, grids, masses.per_size, strict=True):
         values, counts = _distinct(per_size)
-        counts = counts / len(masses.grids(index))
-        is_grain = (values <= grain) if box_sizes[index] > 1 else torch.zeros_like(values)
         log_p = (values.double() / total).log()
-        log_sum, mean_log, share = _partition(log_p, counts, is_grain.double(), order)
-        log_sums.append(log_sum)
+        is_grain = values <= (grain if size > 1 else 0)
+        log_sum, mean_log, share = _partition(log_p, counts, is_grain, order)
+        log_sums.append(log_sum - math.log(count))
         mean_logs.append(mean_log)
         grained.append(share)
     return _fitted(
@@ -151,28 +154,46 @@ def generalized_dimensions(
     )
 
 
-def _distinct(masses: Tensor) -> tuple[Tensor, Tensor]:
-    """Masses that are not zero, and how often each occurs: few, if integers; float64 counts."""
-    masses = masses[masses > 0]
+def _grain(weights: Tensor) -> int | Tensor:
+    """The least weight that is not zero."""
+    if weights.dtype == torch.bool:
+        return 1
+    least = weights.amin()
+    return least if least > 0 else weights[weights > 0].amin()
+
+
+def _distinct(masses: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Masses that are not zero, and how often each occurs, float64; None stands for once each."""
     if not masses.is_floating_point() and masses.max() <= 4 * len(masses) + 1024:
         counts = masses.bincount()
-        values = counts.nonzero()[:, 0]
+        values = counts[1:].nonzero()[:, 0] + 1
         return values, counts[values].double()
-    return masses, torch.ones(len(masses), dtype=torch.float64, device=masses.device)
+    return masses if masses.amin() > 0 else masses[masses > 0], None
 
 
 def _partition(
-    log_p: Tensor, counts: Tensor, is_grain: Tensor, orders: Tensor
+    log_p: Tensor, counts: Tensor | None, is_grain: Tensor, orders: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """For each order log Z_q, the sum of mu log p, and the share of Z_q in boxes of one grain."""
     # The largest power becomes 1: none overflows, and their sum is at least a count.
     shift = orders * torch.where(orders < 0, log_p.amin(), log_p.amax())
-    factors = torch.stack([counts, counts * log_p, counts * is_grain], -1)
-    sums = torch.zeros(len(orders), 3, dtype=torch.float64, device=orders.device)
-    for part, factor in zip(torch.split(log_p, _BLOCK), torch.split(factors, _BLOCK), strict=True):
-        powers = torch.outer(orders, part).sub_(shift[:, None]).exp_()
-        sums += powers @ factor
-    return sums[:, 0].log() + shift, sums[:, 1] / sums[:, 0], sums[:, 2] / sums[:, 0]
+
+    def powers_of(part: Tensor) -> Tensor:
+        return torch.outer(orders, part).sub_(shift[:, None]).exp_()
+
+    total = torch.zeros_like(orders)
+    weighted = torch.zeros_like(orders)
+    for begin in range(0, len(log_p), _BLOCK):
+        part = log_p[begin : begin + _BLOCK]
+        powers = powers_of(part)
+        if counts is not None:
+            powers *= counts[begin : begin + _BLOCK]
+        total += powers.sum(-1)
+        weighted += powers @ part
+    grained = powers_of(log_p[is_grain])
+    if counts is not None:
+        grained *= counts[is_grain]
+    return total.log() + shift, weighted / total, grained.sum(-1) / total
 
 
 def _fitted(
@@ -246,11 +267,11 @@ def _checked_measure(mask_or_measure: Any) -> Tensor:
         weights = weights.detach()
         if not weights.isfinite().all():
             raise InputError(f"{_OP}: mask_or_measure must be finite")
+    if weights.dtype == torch.bool:
+        return weights
     least, most = (float(bound) for bound in weights.aminmax())
     if least < 0:
         raise InputError(f"{_OP}: mask_or_measure must not be negative, got {least:g}")
-    if most == 0:
-        raise InputError(f"{_OP}: mask_or_measure must have some mass, got only zeros")
     # Sums of integers are exact while they fit.
     return weights.double() if most * weights.numel() >= 2**62 else weights
 
