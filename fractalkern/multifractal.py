@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ _MIN_SIZES = 3  # two points leave no degree of freedom for the standard error
 _POOR_STDERR = 0.05
 # Closer to 1 than this the limit is more exact than a quotient of two small numbers.
 _SMALLEST_STEP = 1e-6
-_BLOCK = 1 << 12  # boxes whose powers are taken at once, so that they stay in cache
+_BLOCK = 1 << 16  # boxes whose powers are taken at once, so that they stay in cache
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def generalized_dimensions(
         values, counts = _distinct(per_size)
         log_p = (values.double() / total).log()
         is_grain = values <= (grain if size > 1 else 0)
-        log_sum, mean_log, share = _partition(log_p, counts, is_grain, order)
+        log_sum, mean_log, share = _partition(log_p, counts, is_grain, orders)
         log_sums.append(log_sum - math.log(count))
         mean_logs.append(mean_log)
         grained.append(share)
@@ -172,28 +172,61 @@ def _distinct(masses: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def _partition(
-    log_p: Tensor, counts: Tensor | None, is_grain: Tensor, orders: Tensor
+    log_p: Tensor, counts: Tensor | None, is_grain: Tensor, orders: Sequence[float]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """For each order log Z_q, the sum of mu log p, and the share of Z_q in boxes of one grain."""
-    # The largest power becomes 1: none overflows, and their sum is at least a count.
-    shift = orders * torch.where(orders < 0, log_p.amin(), log_p.amax())
-
-    def powers_of(part: Tensor) -> Tensor:
-        return torch.outer(orders, part).sub_(shift[:, None]).exp_()
-
-    total = torch.zeros_like(orders)
-    weighted = torch.zeros_like(orders)
+    low, high = log_p.aminmax()
+    blocks = []
     for begin in range(0, len(log_p), _BLOCK):
         part = log_p[begin : begin + _BLOCK]
-        powers = powers_of(part)
-        if counts is not None:
-            powers *= counts[begin : begin + _BLOCK]
-        total += powers.sum(-1)
-        weighted += powers @ part
-    grained = powers_of(log_p[is_grain])
-    if counts is not None:
-        grained *= counts[is_grain]
-    return total.log() + shift, weighted / total, grained.sum(-1) / total
+        factors = part if counts is None else counts[begin : begin + _BLOCK] * part
+        sums = [low] * (2 * len(orders))
+        for index, powers in _powers(part, orders, low, high):
+            sums[index] = (
+                powers.sum() if counts is None else powers.dot(counts[begin : begin + _BLOCK])
+            )
+            sums[len(orders) + index] = powers.dot(factors)
+        blocks.append(torch.stack(sums))
+    total, weighted = torch.stack(blocks).sum(0).split_with_sizes([len(orders)] * 2)
+
+    grained = torch.zeros_like(total)
+    grains = log_p[is_grain]
+    if len(grains) > 0:
+        for index, powers in _powers(grains, orders, low, high):
+            grained[index] = powers.sum() if counts is None else powers.dot(counts[is_grain])
+    order = torch.tensor(orders, dtype=torch.float64, device=log_p.device)
+    shift = order * torch.where(order < 0, low, high)
+    return total.log() + shift, weighted / total, grained / total
+
+
+def _powers(
+    log_p: Tensor, orders: Sequence[float], low: Tensor, high: Tensor
+) -> Iterator[tuple[int, Tensor]]:
+    """For each order its index and (p / largest p)^q, or for negative ones (smallest p / p)^|q|.
+
+    So the largest power is 1: none overflows, and their sum is at least a count. Orders that are
+    multiples of the smallest one follow from each other by products, which cost far less than
+    exponentials. The tensor changes with the next order.
+    """
+    unit = min((abs(order) for order in orders if order != 0), default=1.0)
+    multiples = [abs(order) / unit for order in orders]
+    regular = all(abs(m - round(m)) < 1e-12 for m in multiples)
+    regular = regular and max(multiples) <= 4 * len(orders)
+    for negative in (False, True):
+        chosen = [i for i, order in enumerate(orders) if (order < 0) == negative]
+        if not chosen:
+            continue
+        logs = low - log_p if negative else log_p - high
+        if not regular:
+            for index in chosen:
+                yield index, (abs(orders[index]) * logs).exp()
+            continue
+        base, powers, reached = (unit * logs).exp(), torch.ones_like(logs), 0
+        for index in sorted(chosen, key=lambda i: multiples[i]):
+            while reached < round(multiples[index]):
+                powers *= base
+                reached += 1
+            yield index, powers
 
 
 def _fitted(

@@ -116,6 +116,22 @@ def test_order_one_is_the_limit_of_its_neighbours():
         assert fk.generalized_dimensions(measure, q).at(q) == pytest.approx(one, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    "orders",
+    [[3, -1, 0, 0.5, -4.5, 3], [0.3, 0.7, -1.1], [-0.5, 100], [0], [-2, -1]],
+    ids=["multiples", "unrelated", "far", "zero", "negative"],
+)
+def test_each_order_is_what_it_is_alone(orders):
+    for measure in (cascade([0.1, 0.35, 0.55], 5), shapes.koch(128)):
+        together = fk.generalized_dimensions(measure, orders, sizes=[1, 2, 3, 9])
+        for index, q in enumerate(orders):
+            # 0.7 q is no multiple of q: powers by exponentials.
+            alone = fk.generalized_dimensions(measure, [q, 0.7 * q], sizes=[1, 2, 3, 9])
+            for name in ("dimension", "alpha", "f_alpha", "stderr"):
+                value = getattr(together, name)[index]
+                assert value == pytest.approx(getattr(alone, name)[0], abs=1e-11)
+
+
 def test_dimensions_do_not_grow_with_the_order():
     measure = torch.rand(128, 128, generator=torch.Generator().manual_seed(1)) ** 3
     dimensions = fk.generalized_dimensions(measure, [0, 1, 2, 5, 20]).dimension
