@@ -41,7 +41,7 @@ class GeneralizedDimensions:
         alpha_stderr: of alpha.
         f_alpha: q alpha - tau, the dimension of the set of points of that exponent.
         f_alpha_stderr: of f_alpha.
-        local_slopes: D_q between neighbouring sizes, one tuple an order.
+        local_slopes: the slope that D_q is of, at each size; one tuple an order.
         sizes: box sides of the fit, in cells, ascending.
         warnings: one sentence for each order whose fit should not be trusted.
     """

@@ -92,7 +92,7 @@ def box_masses(
 
     Returns:
         BoxMasses. Bool and integers give int64, added modulo 2^64: equal for every backend, device
-        and thread count. Floats give float64, equal for every thread count.
+        and thread count. Floats give float64, added in an order that no thread count changes.
 
     Boxes that nest in those of a smaller size of the list are added up from them. The result takes
     8 bytes a box.
