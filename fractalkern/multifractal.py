@@ -21,7 +21,8 @@ _MIN_SIZES = 3  # two points leave no degree of freedom for the standard error
 _POOR_STDERR = 0.05
 # Closer to 1 than this the limit is more exact than a quotient of two small numbers.
 _SMALLEST_STEP = 1e-6
-_BLOCK = 1 << 16  # boxes whose powers are taken at once, so that they stay in cache
+_FEW = 1 << 12  # boxes whose powers of all orders are taken at once
+_BLOCK = 1 << 16  # boxes whose powers are taken at once otherwise: they stay in cache
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,15 @@ def _partition(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """For each order log Z_q, the sum of mu log p, and the share of Z_q in boxes of one grain."""
     low, high = log_p.aminmax()
+    order = torch.tensor(orders, dtype=torch.float64, device=log_p.device)
+    shift = order * torch.where(order < 0, low, high)
+    if len(log_p) <= _FEW:  # all powers at once: fewer calls
+        powers = torch.outer(order, log_p).sub_(shift[:, None]).exp_()
+        if counts is not None:
+            powers *= counts
+        total = powers.sum(-1)
+        return total.log() + shift, (powers @ log_p) / total, (powers @ is_grain.double()) / total
+
     blocks = []
     for begin in range(0, len(log_p), _BLOCK):
         part = log_p[begin : begin + _BLOCK]
@@ -194,8 +204,6 @@ def _partition(
     if len(grains) > 0:
         for index, powers in _powers(grains, orders, low, high):
             grained[index] = powers.sum() if counts is None else powers.dot(counts[is_grain])
-    order = torch.tensor(orders, dtype=torch.float64, device=log_p.device)
-    shift = order * torch.where(order < 0, low, high)
     return total.log() + shift, weighted / total, grained / total
 
 
