@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fractalkern.errors import DegenerateBoundaryError, InputError, InputTypeError
+from fractalkern.line_fits import fit_line, local_slopes
 from fractalkern.ops._inputs import as_tensor
 from fractalkern.ops.box_count import BoxCounts
 
@@ -88,12 +89,12 @@ def box_dimension(
             f"size {empty[0]:g}"
         )
     x, y = sizes.log(), numbers.log()
-    dimension, stderr, r2 = _least_squares(x, y)
+    line = fit_line(x, y)
     return BoxDimension(
-        dimension=dimension,
-        stderr=stderr,
-        r2=r2,
-        local_slopes=-_gradient(x, y),
+        dimension=-line.slope,
+        stderr=line.stderr,
+        r2=line.r2,
+        local_slopes=-local_slopes(x, y),
         fit_range=(low, high),
         sizes=sizes,
         counts=numbers,
@@ -156,23 +157,3 @@ def _checked_fit(fit: tuple[float, float]) -> tuple[float, float]:
             f"box_dimension: fit must be (least, largest) with least <= largest, got {fit!r}"
         )
     return low, high
-
-
-def _least_squares(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Minus the slope of y [*batch, S] on x [S], its standard error and R²."""
-    x = x.mean() - x
-    y = y - y.mean(-1, keepdim=True)
-    spread = (x * x).sum()
-    slope = (x * y).sum(-1) / spread
-    residual = ((y - slope[..., None] * x) ** 2).sum(-1)
-    total = (y * y).sum(-1)
-    r2 = torch.where(total > 0, 1 - residual / total, 1.0)
-    return slope, (residual / (len(x) - 2) / spread).sqrt(), r2
-
-
-def _gradient(x: Tensor, y: Tensor) -> Tensor:
-    """dy/dx of y [*batch, S]: second order inside for uneven x [S], one-sided at both ends."""
-    step = x.diff()
-    secant = y.diff() / step
-    inner = (step[1:] * secant[..., :-1] + step[:-1] * secant[..., 1:]) / (step[1:] + step[:-1])
-    return torch.cat([secant[..., :1], inner, secant[..., -1:]], -1)

@@ -30,9 +30,10 @@ def plot_counts(result: Any, axes: "Axes | None" = None, index: int = 0) -> "Axe
         label = f"slopes of the null {result.null.name!r}: {low:.2f} to {high:.2f}"
         axes.fill_between(sizes, *ends, color=_GREY, alpha=0.3, linewidth=0, label=label)
     axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
     axes.set_yscale("log")
     axes.set_xlabel("box side (cells)")
     axes.set_ylabel("number of boxes")
-    axes.set_title(result.describe()[index], fontsize=10)
+    axes.set_title(result.describe()[index].replace(", p =", "\np ="), fontsize=10)
     axes.legend(frameon=False)
     return axes
