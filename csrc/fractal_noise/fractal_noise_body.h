@@ -376,6 +376,50 @@ FRACTALKERN_TARGET void scale_range(const ScaleRange<T>& range) {
 FRACTALKERN_TARGET inline void scale_float(const ScaleRange<float>& range) { scale_range(range); }
 FRACTALKERN_TARGET inline void scale_double(const ScaleRange<double>& range) { scale_range(range); }
 
+// Sums in T over runs of kRun elements, as every instruction set does, and in double over those.
+template <class T>
+FRACTALKERN_TARGET void copy_rows(const RowsBlock<T>& block) {
+  using V = typename VectorOf<T, FRACTALKERN_ISA_TAG::kVectorBytes>::type;
+  constexpr int64_t kRun = 256;
+  constexpr int kLanes = sizeof(V) / sizeof(T);
+  constexpr int kVectors = kGroupBytes / sizeof(V);
+  constexpr int64_t kGroup = kGroupBytes / sizeof(T);
+  const RowsArgs<T>& args = block.args;
+  Moments total;
+  for (int64_t row = block.begin; row < block.end; ++row) {
+    const T* const from = args.from + row * args.stride;
+    T* const to = args.to + row * args.columns;
+    for (int64_t first = 0; first < args.columns; first += kRun) {
+      const int64_t end = std::min(first + kRun, args.columns);
+      V sum[kVectors] = {}, squares[kVectors] = {};
+      int64_t i = first;
+      for (; i + kGroup <= end; i += kGroup) {
+        for (int v = 0; v < kVectors; ++v) {
+          const V x = load<V>(from + i + v * kLanes);
+          store(x, to + i + v * kLanes);
+          sum[v] += x;
+          squares[v] += x * x;
+        }
+      }
+      for (int v = 0; v < kVectors; ++v) {
+        for (int lane = 0; lane < kLanes; ++lane) {
+          total.sum += double{sum[v][lane]};
+          total.squares += double{squares[v][lane]};
+        }
+      }
+      for (; i < end; ++i) {
+        to[i] = from[i];
+        total.sum += double{from[i]};
+        total.squares += double{from[i]} * from[i];
+      }
+    }
+  }
+  block.moments = total;
+}
+
+FRACTALKERN_TARGET inline void rows_float(const RowsBlock<float>& block) { copy_rows(block); }
+FRACTALKERN_TARGET inline void rows_double(const RowsBlock<double>& block) { copy_rows(block); }
+
 }  // namespace fractalkern::FRACTALKERN_ISA
 
 #undef FRACTALKERN_MATH

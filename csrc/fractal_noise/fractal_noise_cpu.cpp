@@ -115,6 +115,14 @@ struct ScaleRange {
   T factor;
 };
 
+template <class T>
+struct RowsBlock {
+  const RowsArgs<T>& args;
+  int64_t begin;
+  int64_t end;
+  Moments& moments;  // written
+};
+
 // The integer wave number at a position of an axis; that of Nyquist is positive.
 inline int64_t signed_mode(int64_t position, int64_t size) {
   return position <= size / 2 ? position : position - size;
@@ -212,11 +220,15 @@ template <class T>
 using Draw = EntryPoints<void(const NoiseBlock<T>&)>;
 template <class T>
 using Scale = EntryPoints<void(const ScaleRange<T>&)>;
+template <class T>
+using CopyRows = EntryPoints<void(const RowsBlock<T>&)>;
 
 constexpr Draw<float> kDrawFloat = FRACTALKERN_TABLE(draw_float);
 constexpr Draw<double> kDrawDouble = FRACTALKERN_TABLE(draw_double);
 constexpr Scale<float> kScaleFloat = FRACTALKERN_TABLE(scale_float);
 constexpr Scale<double> kScaleDouble = FRACTALKERN_TABLE(scale_double);
+constexpr CopyRows<float> kRowsFloat = FRACTALKERN_TABLE(rows_float);
+constexpr CopyRows<double> kRowsDouble = FRACTALKERN_TABLE(rows_double);
 
 // The smallest |k|^2 of the band for beta > 0, else the largest: amplitudes relative to it are at
 // most 1 and cannot overflow.
@@ -312,7 +324,32 @@ void run(const FractalNoiseArgs<T>& args, const Parallel& parallel, const Draw<T
   });
 }
 
+template <class T>
+Moments run_rows(const RowsArgs<T>& args, const Parallel& parallel, const CopyRows<T>& copy) {
+  const int64_t block_rows = std::max(kBlockModes / args.columns, int64_t{1});
+  const int64_t blocks = (args.rows + block_rows - 1) / block_rows;
+  std::vector<Moments> moments(blocks);
+  parallel.for_each(blocks, args.rows * args.columns, [&](int64_t task) {
+    const int64_t begin = task * block_rows;
+    copy.active()({args, begin, std::min(begin + block_rows, args.rows), moments[task]});
+  });
+  Moments total;
+  for (const Moments& part : moments) {
+    total.sum += part.sum;
+    total.squares += part.squares;
+  }
+  return total;
+}
+
 }  // namespace
+
+Moments copy_rows_cpu(const RowsArgs<double>& args, const Parallel& parallel) {
+  return run_rows(args, parallel, kRowsDouble);
+}
+
+Moments copy_rows_cpu(const RowsArgs<float>& args, const Parallel& parallel) {
+  return run_rows(args, parallel, kRowsFloat);
+}
 
 void fractal_noise_cpu(const FractalNoiseArgs<double>& args, const Parallel& parallel) {
   run(args, parallel, kDrawDouble, kScaleDouble);
