@@ -117,34 +117,42 @@ FRACTALKERN_MATH void store(V vector, void* memory) {
   __builtin_memcpy(memory, &vector, sizeof(V));
 }
 
+// What is left of Philox, on 64-bit lanes.
+template <class Key>
+FRACTALKERN_MATH void finish_words(const Wide (&state)[4], Key key0, Key key1, Wide (&word)[4]) {
+  word[1] = multiply_low(state[0], kPhiloxMultiplier[1]);
+  word[0] = (word[1] >> 32) ^ state[1];
+  word[2] = state[2];
+  word[3] = state[3];
+  philox_rounds<2>(word, key0, key1);
+}
+
 // The random words of one vector of modes, from index `i` of a chunk on.
 template <class T, bool kKeyPerMode>
 FRACTALKERN_MATH void draw_words(const Chunk<T>& chunk, const NoiseItem<T>& item, int64_t i,
                                  Batch<T>& batch, int64_t to) {
+  const uint64_t step0 = 2 * uint64_t{kPhiloxKeyStep[0]}, step1 = 2 * uint64_t{kPhiloxKeyStep[1]};
+  Wide state[4], word[4];
+  for (int k = 0; k < 4; ++k) state[k] = load<Wide>(chunk.state[k] + i);
+  Wide key0, key1;
+  if constexpr (kKeyPerMode) {
+    key0 = load<Wide>(chunk.key[0] + i);
+    key1 = load<Wide>(chunk.key[1] + i);
+    finish_words(state, Wide(key0 + step0), Wide(key1 + step1), word);
+  } else {
+    finish_words(state, item.key[0] + step0, item.key[1] + step1, word);
+  }
   if constexpr (sizeof(T) == 8) {
-    Wide word[4];
-    for (int k = 0; k < 4; ++k) word[k] = load<Wide>(chunk.counter[k] + i);
-    if constexpr (kKeyPerMode)
-      philox4x32(word, load<Wide>(chunk.key[0] + i), load<Wide>(chunk.key[1] + i));
-    else
-      philox4x32(word, item.key[0], item.key[1]);
     for (int k = 0; k < 4; ++k) store(Wide(word[k] & 0xFFFFFFFF), batch.word[k] + to);
-  } else {  // two modes to a 64-bit lane: first the even ones, then the odd ones
-    Wide even[4], odd[4];
-    for (int k = 0; k < 4; ++k) {
-      even[k] = load<Wide>(chunk.counter[k] + i);
-      odd[k] = even[k] >> 32;
-    }
-    if constexpr (kKeyPerMode) {
-      const Wide key0 = load<Wide>(chunk.key[0] + i), key1 = load<Wide>(chunk.key[1] + i);
-      philox4x32(even, key0, key1);
-      philox4x32(odd, Wide(key0 >> 32), Wide(key1 >> 32));
-    } else {
-      philox4x32(even, item.key[0], item.key[1]);
-      philox4x32(odd, item.key[0], item.key[1]);
-    }
-    for (int k = 0; k < 4; ++k)
-      store(Wide((even[k] & 0xFFFFFFFF) | (odd[k] << 32)), batch.word[k] + to);
+  } else {  // two modes to a 64-bit lane: those were the even ones
+    Wide odd[4];
+    for (int k = 0; k < 4; ++k) state[k] >>= 32;
+    if constexpr (kKeyPerMode)
+      finish_words(state, Wide((key0 >> 32) + step0), Wide((key1 >> 32) + step1), odd);
+    else
+      finish_words(state, item.key[0] + step0, item.key[1] + step1, odd);
+    for (int k = 0; k < 3; ++k)  // a float needs no more
+      store(Wide((word[k] & 0xFFFFFFFF) | (odd[k] << 32)), batch.word[k] + to);
   }
 }
 
@@ -156,7 +164,9 @@ FRACTALKERN_TARGET double draw_real(const Chunk<T>& chunk, const NoiseItem<T>& i
   using Words = typename RealTypes<V>::Words;
   Batch<T> batch;
   draw_words<T, kKeyPerMode>(chunk, item, i, batch, 0);
-  const auto word = [&](int k) { return load<Words>(batch.word[k]); };
+  const auto word = [&](int k) {
+    return k == 3 && sizeof(T) == 4 ? Words{} : load<Words>(batch.word[k]);
+  };
   const V radius = unit_radius<kSpectrum, true, V>(word(0), word(1));
   V cosine, sine;
   unit_phase<kSpectrum, true>(word(2), word(3), cosine, sine);
@@ -185,9 +195,9 @@ FRACTALKERN_TARGET void draw_chunk(const Chunk<T>& chunk, const NoiseItem<T>& it
       for (int v = 0; v < kVectors; ++v) {
         const int64_t at = i + v * kLanes;
         const V amplitude = load<V>(chunk.amplitude + first + at);
-        const V radius = amplitude * unit_radius<kSpectrum, false, V>(
-                                         load<Words>(batch.word[0] + at),
-                                         load<Words>(batch.word[1] + at));
+        const V radius =
+            amplitude * unit_radius<kSpectrum, false, V>(load<Words>(batch.word[0] + at),
+                                                         load<Words>(batch.word[1] + at));
         store(radius, batch.radius + at);
         sum[v] += item.expected ? V(amplitude * amplitude * item.mean_square) : V(radius * radius);
       }
@@ -195,8 +205,8 @@ FRACTALKERN_TARGET void draw_chunk(const Chunk<T>& chunk, const NoiseItem<T>& it
     for (int64_t i = 0; i < modes; i += kLanes) {
       const V radius = load<V>(batch.radius + i);
       V cosine, sine;
-      unit_phase<kSpectrum, false>(load<Words>(batch.word[2] + i), load<Words>(batch.word[3] + i),
-                                   cosine, sine);
+      const Words low = sizeof(T) == 4 ? Words{} : load<Words>(batch.word[3] + i);
+      unit_phase<kSpectrum, false>(load<Words>(batch.word[2] + i), low, cosine, sine);
       cosine *= radius;
       sine *= radius;
       const bool whole = i + kLanes <= modes;
@@ -218,13 +228,14 @@ FRACTALKERN_TARGET void draw_chunk(const Chunk<T>& chunk, const NoiseItem<T>& it
   }
   for (int64_t r = 0; r < chunk.reals; ++r) {
     const int64_t i = chunk.real[r];
-    power += draw_real<T, kSpectrum, kKeyPerMode>(chunk, item, i, chunk.real_amplitude[r],
-                                                  out + 2 * i);
+    power +=
+        draw_real<T, kSpectrum, kKeyPerMode>(chunk, item, i, chunk.real_amplitude[r], out + 2 * i);
   }
 }
 
-// Writes what mirrored slabs share: the last coordinates of the modes [begin, begin + chunk.modes)
-// and their amplitudes. Arrays are written in whole vectors, past the end of a row and the chunk.
+// Writes what mirrored slabs share, of the modes [begin, begin + chunk.modes): what the last
+// coordinate is to Philox, and the amplitudes. Arrays are written in whole vectors, past the end of
+// a row and the chunk.
 template <class T>
 FRACTALKERN_TARGET void measure_chunk(const FractalNoiseArgs<T>& args, const NoiseItem<T>& item,
                                       int64_t begin, Chunk<T>& chunk) {
@@ -247,8 +258,18 @@ FRACTALKERN_TARGET void measure_chunk(const FractalNoiseArgs<T>& args, const Noi
       const Bits c = lane + static_cast<Integer>(column + j);
       const V mode = to_real<V>(c);
       const V q = mode * mode * last_q + row_q;
-      store(c, chunk.counter[0] + i + j);
       store(q, chunk.amplitude + i + j);
+      constexpr uint64_t kLow = 0xFFFFFFFF;
+      const Wide even = __builtin_bit_cast(Wide, c);
+      const Wide p = multiply_low(even, kPhiloxMultiplier[0]);
+      Wide high = p >> 32, low = p & kLow;
+      if constexpr (sizeof(T) == 4) {
+        const Wide odd = multiply_low(Wide(even >> 32), kPhiloxMultiplier[0]);
+        high |= odd & ~kLow;
+        low |= odd << 32;
+      }
+      store(high, chunk.high + i + j);
+      store(low, chunk.low + i + j);
     }
     if (item.banded) {
       for (int64_t j = 0; j < count; ++j) {
@@ -269,7 +290,8 @@ FRACTALKERN_TARGET void measure_chunk(const FractalNoiseArgs<T>& args, const Noi
   std::fill_n(chunk.amplitude + chunk.modes, kGroupBytes / sizeof(T), T(0));
 }
 
-// Writes the other coordinates of the modes and finds those in the self-conjugate planes.
+// Brings the other coordinates into the state of Philox and finds the modes of the self-conjugate
+// planes.
 template <class T>
 FRACTALKERN_TARGET void count_chunk(const FractalNoiseArgs<T>& args, const NoiseItem<T>& item,
                                     int64_t begin, Chunk<T>& chunk) {
@@ -277,7 +299,6 @@ FRACTALKERN_TARGET void count_chunk(const FractalNoiseArgs<T>& args, const Noise
   using Counters = typename VectorOf<Counter, FRACTALKERN_ISA_TAG::kVectorBytes>::type;
   constexpr int kLanes = sizeof(Counters) / sizeof(Counter);
   const bool keys = args.axes == kFractalNoiseMaxAxes;
-  const int words = std::min(args.axes, 4);
   const int64_t columns = args.size[args.axes - 1] / 2 + 1;
   const int64_t plane_columns[] = {0, columns - 1};
   const int planes = args.size[args.axes - 1] % 2 == 0 ? 2 : 1;
@@ -286,15 +307,22 @@ FRACTALKERN_TARGET void count_chunk(const FractalNoiseArgs<T>& args, const Noise
   int64_t column = begin % columns;
   for (int64_t i = 0; i < chunk.modes; row.next(), column = 0) {
     const int64_t count = std::min(columns - column, chunk.modes - i);
-    const auto fill = [&](Counter* to, uint64_t value) {
-      const Counters vector = Counters{} + static_cast<Counter>(value);
-      for (int64_t j = 0; j < count; j += kLanes) store(vector, to + j);
+    uint64_t key[2] = {item.key[0], item.key[1]};
+    const auto start = [&](int side) {
+      if (keys) noise_key(args.seed, item.index, row.key_word(side), key);
+      return philox_row({0, row.counter(1, side), row.counter(2, side), row.counter(3, side)}, key);
     };
-    for (int k = 1; k < words; ++k) fill(chunk.counter[k] + i, row.counter(k, 1));
-    uint64_t key[2];
-    if (keys) {
-      noise_key(args.seed, item.index, row.key_word(1), key);
-      for (int k = 0; k < 2; ++k) fill(chunk.key[k] + i, key[k]);
+    const PhiloxRow own = start(1);
+    const Counters e = Counters{} + own.e, a = Counters{} + own.a, b = Counters{} + own.b,
+                   d = Counters{} + own.d;
+    for (int64_t j = i; j < i + count; j += kLanes) {
+      store(Counters(load<Counters>(chunk.high + j) ^ e), chunk.state[0] + j);
+      store(a, chunk.state[1] + j);
+      store(Counters(load<Counters>(chunk.low + j) ^ b), chunk.state[2] + j);
+      store(d, chunk.state[3] + j);
+      if (!keys) continue;
+      for (int k = 0; k < 2; ++k)
+        store(Counters(Counters{} + static_cast<Counter>(key[k])), chunk.key[k] + j);
     }
     for (int p = 0; p < planes; ++p) {
       const int64_t after = plane_columns[p] - column, at = i + after;
@@ -308,14 +336,13 @@ FRACTALKERN_TARGET void count_chunk(const FractalNoiseArgs<T>& args, const Noise
       const bool conjugate = row.sign() < 0;
       chunk.conjugate[chunk.planes] = conjugate;
       chunk.plane[chunk.planes++] = static_cast<int32_t>(at);
-      if (conjugate) {
-        for (int k = 1; k < words; ++k)
-          chunk.counter[k][at] = static_cast<Counter>(row.counter(k, -1));
-        if (keys) {
-          noise_key(args.seed, item.index, row.key_word(-1), key);
-          for (int k = 0; k < 2; ++k) chunk.key[k][at] = static_cast<Counter>(key[k]);
-        }
-      }
+      if (!conjugate) continue;
+      const PhiloxRow mirrored = start(-1);
+      chunk.state[0][at] = chunk.high[at] ^ mirrored.e;
+      chunk.state[1][at] = mirrored.a;
+      chunk.state[2][at] = chunk.low[at] ^ mirrored.b;
+      chunk.state[3][at] = mirrored.d;
+      for (int k = 0; k < 2; ++k) chunk.key[k][at] = static_cast<Counter>(key[k]);
     }
     i += count;
   }

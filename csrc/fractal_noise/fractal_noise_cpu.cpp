@@ -1,6 +1,6 @@
 // Draws the half spectrum of a field chunk by chunk, in cache: of a chunk of modes the coordinates
-// are written out, one array a Philox counter word, and beside them the amplitudes; a straight line
-// of vector code turns them into coefficients and knows nothing of rows and axes. Slabs at n and -n
+// are put into the state of Philox and written out beside the amplitudes; a straight line of vector
+// code turns them into coefficients and knows nothing of rows and axes. Slabs at n and -n
 // of the first axis have the same amplitudes: they are drawn one after the other, and the
 // amplitudes computed once. The self-conjugate planes (0 and Nyquist of the last axis) are put
 // right afterwards: of two modes that mirror each other one draws and the other takes its
@@ -45,17 +45,14 @@ struct Chunk {
   static constexpr int64_t kCapacity = kChunkModes + kGroupBytes / sizeof(T);
   static constexpr int64_t kReals = 2 << (kFractalNoiseMaxAxes - 1);
 
-  // The words that stand for no axis stay 0.
-  Chunk() {
-    for (auto& words : counter) std::fill_n(words, kCapacity, Counter{0});
-    for (auto& words : key) std::fill_n(words, kCapacity, Counter{0});
-  }
-
   int64_t modes;
-  alignas(64) Counter counter[4][kCapacity];
-  alignas(64) Counter key[2][kCapacity];  // written for five axes only
-  alignas(64) T amplitude[kCapacity];     // 0: not drawn
-  int64_t planes;                         // modes of the self-conjugate planes that are no reals
+  // The product of the first round of Philox that knows the last coordinate, in two words.
+  alignas(64) Counter high[kCapacity];
+  alignas(64) Counter low[kCapacity];
+  alignas(64) Counter state[4][kCapacity];  // of Philox, see PhiloxRow
+  alignas(64) Counter key[2][kCapacity];    // for five axes only
+  alignas(64) T amplitude[kCapacity];       // 0: not drawn
+  int64_t planes;                           // modes of the self-conjugate planes that are no reals
   int32_t plane[kChunkModes];
   bool conjugate[kChunkModes];  // of each of them: drawn as its mirror image
   int64_t reals;                // modes that are their own mirror image
@@ -189,6 +186,15 @@ class Row {
   int sign_[kFractalNoiseMaxAxes] = {};
 };
 
+// Philox as far as the last coordinate n, word 0 of the counter, is not yet multiplied with the
+// others: its first round and half of the second. With high and low the words of n's product, the
+// state is (high ^ e, a, low ^ b, d): word 2 before the second round, what that round adds to the
+// product of word 2, and its words 2 and 3 after it.
+struct PhiloxRow {
+  uint32_t e, a, b, d;
+};
+PhiloxRow philox_row(const uint32_t (&counter)[4], const uint64_t (&key)[2]);
+
 void noise_key(uint64_t seed, int64_t item, uint32_t coordinate, uint64_t (&key)[2]);
 
 }  // namespace fractalkern
@@ -206,6 +212,18 @@ void noise_key(uint64_t seed, int64_t item, uint32_t coordinate, uint64_t (&key)
   baseline::philox4x32(word, seed & 0xFFFFFFFF, seed >> 32);
   key[0] = word[0] & 0xFFFFFFFF;
   key[1] = word[1] & 0xFFFFFFFF;
+}
+
+PhiloxRow philox_row(const uint32_t (&counter)[4], const uint64_t (&key)[2]) {
+  using baseline::kPhiloxKeyStep;
+  using baseline::kPhiloxMultiplier;
+  const uint64_t product = uint64_t{counter[2]} * kPhiloxMultiplier[1];
+  const auto word0 = static_cast<uint32_t>((product >> 32) ^ counter[1] ^ key[0]);
+  const uint64_t next = uint64_t{word0} * kPhiloxMultiplier[0];
+  return {static_cast<uint32_t>(counter[3] ^ key[1]),
+          static_cast<uint32_t>(product ^ (key[0] + kPhiloxKeyStep[0])),
+          static_cast<uint32_t>((next >> 32) ^ (key[1] + kPhiloxKeyStep[1])),
+          static_cast<uint32_t>(next)};
 }
 
 void philox_words_cpu(const uint32_t* counter, const uint32_t* key, uint32_t* out) {

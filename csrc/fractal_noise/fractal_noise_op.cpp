@@ -119,9 +119,9 @@ Moments copy_rows(const Tensor& field, const Tensor& out) {
 // Copies field[:, :n] to out[rows, n]; returns the sum and the sum of squares of what it copied.
 Tensor copy_with_moments(const Tensor& field, Tensor out) {
   const ScalarType type = field.scalar_type();
-  STD_TORCH_CHECK((type == ScalarType::Float || type == ScalarType::Double) &&
-                      type == out.scalar_type(),
-                  "copy_with_moments: field and out must both be float32 or float64");
+  STD_TORCH_CHECK(
+      (type == ScalarType::Float || type == ScalarType::Double) && type == out.scalar_type(),
+      "copy_with_moments: field and out must both be float32 or float64");
   STD_TORCH_CHECK(field.dim() == 2 && out.dim() == 2 && field.size(0) == out.size(0) &&
                       out.size(1) <= field.size(1) && field.stride(1) == 1 && out.is_contiguous(),
                   "copy_with_moments: field and out must be rows, those of out not longer");

@@ -33,25 +33,32 @@ def transform_columns(half: Tensor) -> None:
     """The inverse transform of `[*leading, columns]` along all axes but the last, in place."""
     axes = tuple(range(half.dim() - 1))
     bytes_of_column = half.numel() // half.shape[-1] * half.element_size()
-    for block in half.split(max(_LEAST_COLUMNS, _COLUMN_BLOCK // bytes_of_column), dim=-1):
+    width = max(_LEAST_COLUMNS, _COLUMN_BLOCK // bytes_of_column)
+    for first in range(0, half.shape[-1], width):
+        block = half[..., first : first + width]
         block.copy_(torch.fft.ifftn(block, dim=axes, norm="forward"))
 
 
-def row_blocks(half: Tensor) -> tuple[Tensor, ...]:
+def row_blocks(half: Tensor) -> list[Tensor]:
     """`[..., columns]` as matrices of as many rows as are transformed at once."""
     rows = half.reshape(-1, half.shape[-1])
-    return rows.split(max(1, _ROW_BLOCK // (half.shape[-1] * half.element_size())))
+    count = max(1, _ROW_BLOCK // (half.shape[-1] * half.element_size()))
+    return [rows[first : first + count] for first in range(0, len(rows), count)]
 
 
 def irfftn(half: Tensor, size: Sequence[int], out: Tensor | None = None) -> Tensor:
     """The unscaled field `[*size]` of `[*half]`, whose contents are lost."""
     if not is_worthwhile(half, size):
-        return torch.fft.irfftn(half, s=size, norm="forward", out=out)
-    if out is None:
-        out = torch.ops.fractalkern.empty_in_large_pages(torch.view_as_real(half), size)
+        whole: Tensor = torch.fft.irfftn(half, s=size, norm="forward", out=out)
+        return whole
+    field: Tensor = (
+        torch.ops.fractalkern.empty_in_large_pages(torch.view_as_real(half), size)
+        if out is None
+        else out
+    )
     transform_columns(half)
-    to = out.view(-1, size[-1])
+    to = field.view(-1, size[-1])
     for block in row_blocks(half):
         to[: len(block)] = torch.fft.irfft(block, n=size[-1], norm="forward")
         to = to[len(block) :]
-    return out
+    return field
