@@ -5,7 +5,9 @@ peers rebuild their filter in each call, as a user's function does.
 """
 
 import math
+import multiprocessing
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ from bench.harness import Contender, Race
 
 KERNEL = "fractal_noise"
 BETA = 1.0
+# Below this the memory of libraries and thread pools is not small beside the field's.
+LEAST_POINTS_OF_MEMORY = 1 << 21
 SIZES = [(4096, 4096), (1024, 1024), (128, 128, 128), (32, 32, 32, 32), (1 << 20,)]
 
 
@@ -133,29 +137,26 @@ def gpt2_shapes() -> list[tuple[int, ...]]:
     return [(50257, n), (n, n), *layer * 6, (n,), (n,)]
 
 
-def ours_genesis(shapes: list[tuple[int, ...]]) -> Callable[[], np.ndarray]:
+def ours_genesis(shapes: list[tuple[int, ...]]) -> Callable[[], list[np.ndarray]]:
     import torch
 
     from fractalkern.init import genesis_
 
     model = torch.nn.ParameterList([torch.empty(shape) for shape in shapes])
 
-    def fill() -> np.ndarray:
+    def fill() -> list[np.ndarray]:
         genesis_(model, BETA, protocol="published", seed=0)
-        return np.array([float(p.detach().std(correction=0)) for p in model])
+        return [parameter.detach().numpy() for parameter in model]
 
     return fill
 
 
-def numpy_genesis(shapes: list[tuple[int, ...]]) -> Callable[[], np.ndarray]:
+def numpy_genesis(shapes: list[tuple[int, ...]]) -> Callable[[], list[np.ndarray]]:
     """Each tensor by the trainer's own method."""
     fills = [numpy_full_complex(shape) for shape in shapes]
 
-    def fill() -> np.ndarray:
-        tensors = [
-            draw() * _genesis_scale(shape) for draw, shape in zip(fills, shapes, strict=True)
-        ]
-        return np.array([tensor.std(dtype=np.float64) for tensor in tensors])
+    def fill() -> list[np.ndarray]:
+        return [draw() * _genesis_scale(shape) for draw, shape in zip(fills, shapes, strict=True)]
 
     return fill
 
@@ -176,9 +177,11 @@ def _genesis_race() -> Race:
     points = sum(math.prod(shape) for shape in shapes)
     work = {"bytes": 4.0 * points, "points": float(points)}
 
-    def check(_: Contender, answer: np.ndarray) -> None:
+    def check(_: Contender, answer: list[np.ndarray]) -> None:
+        assert [tensor.shape for tensor in answer] == shapes
         expected = [_genesis_scale(shape) for shape in shapes]
-        np.testing.assert_allclose(answer, expected, rtol=1e-4)
+        deviations = [tensor.std(dtype=np.float64) for tensor in answer]
+        np.testing.assert_allclose(deviations, expected, rtol=1e-4)
 
     return Race(
         KERNEL,
@@ -224,7 +227,47 @@ def _race(size: tuple[int, ...], threads: int) -> Race:
         per="points",
         share="points",
         check=_check,
+        derive=(lambda _: _memory(size)) if points >= LEAST_POINTS_OF_MEMORY else None,
     )
+
+
+def _memory(size: tuple[int, ...]) -> dict[str, float]:
+    """Peak resident memory of a call over what the process had before it, in fields."""
+    field_bytes = 4 * math.prod(size)
+    ours_peak, bare_peak = (_peak(build, size) / field_bytes for build in (ours, torch_irfftn))
+    return {
+        "peak_memory_in_fields": ours_peak,
+        "peak_memory_of_a_bare_irfftn_in_fields": bare_peak,
+        "peak_memory_beside_a_bare_irfftn": ours_peak / bare_peak,
+    }
+
+
+def _peak(build: Callable[[tuple[int, ...]], Callable[[], Any]], size: tuple[int, ...]) -> int:
+    """Bytes, in a process of its own; those of a bare transform include its half spectrum."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("spawn").Process(
+        target=_send_peak, args=(sender, build, size)
+    )
+    process.start()
+    sender.close()  # so that a process that fails ends the wait
+    peak = receiver.recv()
+    process.join()
+    return int(peak)
+
+
+def _send_peak(pipe: Any, build: Callable[[tuple[int, ...]], Callable[[], Any]], size: Any) -> None:
+    build((8,) * len(size))()  # loads the libraries and starts the threads
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is what is resident now
+    before = _status_bytes("VmRSS")
+    call = build(size)
+    answer = call()
+    pipe.send(_status_bytes("VmHWM") - before)
+    del answer
+
+
+def _status_bytes(name: str) -> int:
+    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields[name].split()[0]) * 1024
 
 
 def _check(contender: Contender, answer: np.ndarray | None) -> None:

@@ -5,6 +5,7 @@ All work in place under `no_grad` and return the tensor. Random numbers are thos
 it `generator`, or torch's default one, gives the seed.
 """
 
+import functools
 import math
 from collections.abc import Iterable
 from typing import Literal
@@ -12,10 +13,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fractalkern import random
+from fractalkern import backends, random
 from fractalkern.errors import InputError, InputTypeError
+from fractalkern.memory import require_memory
+from fractalkern.ops import _inverse_fft
 from fractalkern.ops._inputs import FLOAT_DTYPES, require_choice, seed_of
-from fractalkern.ops.fractal_noise import fractal_noise
+from fractalkern.ops.fractal_noise import fractal_noise, half_spectrum
 from fractalkern.spectra import SpectrumFit, spectrum_of
 
 __all__ = [
@@ -207,6 +210,7 @@ def white_like_(
     return _fill(tensor, 0.0, scale, seed_of(op, seed, generator))
 
 
+@functools.cache
 def drawn_length(length: int) -> int:
     """The length at which `fractal_normal_` draws an axis.
 
@@ -235,25 +239,40 @@ def _fill(
     """A field of mean 0 and standard deviation `scale`, to the rounding of the tensor's dtype."""
     size = [drawn_length(length) for length in tensor.shape]
     dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
-    whole = size == list(tensor.shape)
-    # Fresh memory costs more in page faults than the noise itself.
-    direct = tensor.detach() if tensor.is_contiguous() and tensor.dtype == dtype else None
-    field = fractal_noise(
-        size,
-        beta,
-        seed=seed,
-        spectrum=spectrum,
-        dtype=dtype,
-        device=tensor.device,
-        out=direct if whole else None,
-    )
-    if not whole:
+    direct = tensor.is_contiguous() and tensor.dtype == dtype
+    out = tensor.detach() if direct else torch.empty(tensor.shape, dtype=dtype)
+    if backends.resolve(None) == "native" and tensor.device.type == "cpu":
+        require_memory("fractal_noise: the field", 3 * math.prod(size) * out.element_size())
+        half = half_spectrum(size, beta, seed, spectrum=spectrum, dtype=dtype)
+        if size == list(tensor.shape):
+            # Not with out=out, which would copy once more.
+            torch.mul(_inverse_fft.irfftn(half, size), scale, out=out)
+        else:
+            _crop(half, size, scale, out)
+    else:
+        field = fractal_noise(size, beta, seed=seed, spectrum=spectrum, device=tensor.device)
         field = field[tuple(slice(length) for length in tensor.shape)]
-        variance, mean = torch.var_mean(field, correction=0)
-        field = torch.sub(field, mean, out=field if direct is None else direct)
-        scale /= math.sqrt(float(variance))
-    field.mul_(scale)
-    return tensor if direct is not None else tensor.copy_(field)
+        out.copy_((field - field.mean()) * (scale / field.std(correction=0)))
+    return tensor if direct else tensor.copy_(out)
+
+
+def _crop(half: Tensor, size: list[int], scale: float, out: Tensor) -> None:
+    """Writes the first elements along each axis of the field of modes `half`, standardised.
+
+    Only rows that are kept are transformed along the last axis, a few at a time: the field itself
+    never leaves the cache. The modes are lost.
+    """
+    if len(size) > 1:
+        _inverse_fft.transform_columns(half)
+    to = out.view(-1, out.shape[-1])
+    total = torch.zeros(2, dtype=torch.float64)
+    for block in _inverse_fft.row_blocks(half[tuple(slice(n) for n in out.shape[:-1])]):
+        field = torch.fft.irfft(block, n=size[-1], norm="forward")
+        total += torch.ops.fractalkern.copy_with_moments(field, to[: len(block)])
+        to = to[len(block) :]
+    mean, square = (total / out.numel()).tolist()
+    factor = scale / math.sqrt(square - mean * mean)
+    torch.add(torch.tensor(-mean * factor, dtype=out.dtype), out, alpha=factor, out=out)
 
 
 def _published(parameter: Tensor, name: str, beta: float, seed: int) -> None:

@@ -28,8 +28,10 @@ from torch import Tensor
 from fractalkern.errors import InputError
 
 _ROUNDS = 10
-_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_KEY_STEPS = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
+_MULTIPLIERS_INT = (0xD2511F53, 0xCD9E8D57)
+_KEY_STEPS_INT = (0x9E3779B9, 0xBB67AE85)
+_MULTIPLIERS = tuple(np.uint64(number) for number in _MULTIPLIERS_INT)
+_KEY_STEPS = tuple(np.uint64(number) for number in _KEY_STEPS_INT)
 _LOW = 0xFFFFFFFF
 _HALF = np.uint64(32)
 
@@ -119,6 +121,12 @@ def derived_seed(seed: int, index: int, *, stream: int) -> int:
     >>> derived_seed(0, 1, stream=7) == derived_seed(0, 2, stream=7)
     False
     """
-    key = (seed & _LOW, seed >> 32)
-    high, low, *_ = philox4x32([index, 0, 0, stream], key).tolist()
-    return int(high << 32 | low)
+    c0, c1, c2, c3 = index & _LOW, 0, 0, stream & _LOW
+    k0, k1 = seed & _LOW, seed >> 32
+    # `philox4x32` on plain integers: arrays of one element are slow.
+    for _ in range(_ROUNDS):
+        p0, p1 = _MULTIPLIERS_INT[0] * c0, _MULTIPLIERS_INT[1] * c2
+        c0, c1 = (p1 >> 32) ^ c1 ^ k0, p1 & _LOW
+        c2, c3 = (p0 >> 32) ^ c3 ^ k1, p0 & _LOW
+        k0, k1 = k0 + _KEY_STEPS_INT[0] & _LOW, k1 + _KEY_STEPS_INT[1] & _LOW
+    return c0 << 32 | c1

@@ -7,6 +7,7 @@ import torch
 
 import fractalkern as fk
 from fractalkern import BackendError, InputError, InputTypeError
+from fractalkern.ops import _inverse_fft
 from fractalkern.random import philox4x32
 from fractalkern.reference import fractal_noise as reference
 
@@ -353,6 +354,37 @@ def test_out_is_written_and_returned(dtype):
     for out in (torch.empty(2, 6, 8, dtype=dtype), torch.empty(2, 8, 6, dtype=dtype).mT):
         assert fk.fractal_noise((6, 8), 1.0, seed=1, batch=2, out=out) is out
         assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("size", [(2100, 4100), (1500, 2, 3001)], ids=str)
+@pytest.mark.parametrize("given", [False, True], ids=["new", "out"])
+def test_a_large_transform_in_blocks_is_the_transform(size, given):
+    """Last blocks of rows and columns that are smaller than the others; odd and even lengths."""
+    half = half_spectrum(size, 1.0, float64=False, normalize="sample")[0]
+    assert _inverse_fft.is_worthwhile(half, size)
+    whole = torch.fft.irfftn(half, s=size, norm="forward")
+    out = torch.full(size, math.nan) if given else None
+    field = _inverse_fft.irfftn(half, size, out)
+    assert out is None or field is out
+    # The roundings of about log2(n) = 23 stages, on the scale of the largest value.
+    assert (field - whole).abs().max() <= 23 * torch.finfo(torch.float32).eps * whole.abs().max()
+
+
+@pytest.mark.parametrize(("rows", "length", "kept"), [(5, 7, 7), (3, 700, 513), (900, 130, 129)])
+@DTYPES
+def test_copy_with_moments(rows, length, kept, dtype):
+    field = torch.randn(rows, length, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    out = torch.full((rows, kept), math.nan, dtype=dtype)
+    moments = torch.ops.fractalkern.copy_with_moments(field, out)
+    assert torch.equal(out, field[:, :kept])
+    exact = out.double()
+    expected = torch.stack([exact.sum(), exact.square().sum()])
+    # Runs of 256 elements are summed in `dtype`, up to 16 a lane.
+    scale = torch.stack([exact.abs().sum(), exact.square().sum()])
+    assert ((moments - expected).abs() <= 16 * torch.finfo(dtype).eps * scale).all()
+    torch.library.opcheck(torch.ops.fractalkern.copy_with_moments.default, (field, out))
+    with pytest.raises(RuntimeError, match="field and out must be rows"):
+        torch.ops.fractalkern.copy_with_moments(field, out.new_empty(rows, length + 1))
 
 
 def test_empty_batch():

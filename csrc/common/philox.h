@@ -15,19 +15,28 @@ FRACTALKERN_MATH uint64_t multiply_low(uint64_t x, uint32_t constant) {
   return (x & 0xFFFFFFFF) * constant;
 }
 
-template <class Wide, class Key>
-FRACTALKERN_MATH void philox4x32(Wide (&word)[4], Key key0, Key key1) {
+constexpr uint32_t kPhiloxMultiplier[2] = {0xD2511F53, 0xCD9E8D57};
+constexpr uint32_t kPhiloxKeyStep[2] = {0x9E3779B9, 0xBB67AE85};
+
+// The rounds from `kFirst` of 0 to 9 on, under the key of that round.
+template <int kFirst, class Wide, class Key>
+FRACTALKERN_MATH void philox_rounds(Wide (&word)[4], Key key0, Key key1) {
 #pragma GCC unroll 10
-  for (int round = 0; round < 10; ++round) {
-    const Wide p0 = multiply_low(word[0], 0xD2511F53);
-    const Wide p1 = multiply_low(word[2], 0xCD9E8D57);
+  for (int round = kFirst; round < 10; ++round) {
+    const Wide p0 = multiply_low(word[0], kPhiloxMultiplier[0]);
+    const Wide p1 = multiply_low(word[2], kPhiloxMultiplier[1]);
     word[0] = (p1 >> 32) ^ word[1] ^ key0;
     word[1] = p1;
     word[2] = (p0 >> 32) ^ word[3] ^ key1;
     word[3] = p0;
-    key0 += 0x9E3779B9;
-    key1 += 0xBB67AE85;
+    key0 += kPhiloxKeyStep[0];
+    key1 += kPhiloxKeyStep[1];
   }
+}
+
+template <class Wide, class Key>
+FRACTALKERN_MATH void philox4x32(Wide (&word)[4], Key key0, Key key1) {
+  philox_rounds<0>(word, key0, key1);
 }
 
 }  // namespace fractalkern::FRACTALKERN_ISA

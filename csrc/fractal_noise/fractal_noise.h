@@ -34,6 +34,24 @@ struct FractalNoiseArgs {
 void fractal_noise_cpu(const FractalNoiseArgs<double>& args, const Parallel& parallel);
 void fractal_noise_cpu(const FractalNoiseArgs<float>& args, const Parallel& parallel);
 
+// Rows to be copied elsewhere, cut short, while they are in cache.
+template <class T>
+struct RowsArgs {
+  const T* from;  // [rows, stride], of which the first `columns` count
+  int64_t rows;
+  int64_t stride;
+  int64_t columns;
+  T* to;  // [rows, columns]
+};
+
+struct Moments {
+  double sum = 0;
+  double squares = 0;
+};
+
+Moments copy_rows_cpu(const RowsArgs<double>& args, const Parallel& parallel);
+Moments copy_rows_cpu(const RowsArgs<float>& args, const Parallel& parallel);
+
 // The random words of one counter, for tests: out[4] of counter[4] under key[2].
 void philox_words_cpu(const uint32_t* counter, const uint32_t* key, uint32_t* out);
 

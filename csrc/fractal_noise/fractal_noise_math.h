@@ -4,7 +4,7 @@
 //
 // Included once per target, inside namespace fractalkern::FRACTALKERN_ISA, with FRACTALKERN_MATH
 // the specifiers of its functions (common/each_instruction_set.h); hence no include guard. Needs
-// the includer's RealTypes, convert() of 32-bit integers and square_root().
+// the includer's RealTypes, convert() of 32-bit integers, square_root() and any_below().
 
 namespace fractalkern::FRACTALKERN_ISA {
 
@@ -14,7 +14,7 @@ struct NoiseConstants;
 template <>
 struct NoiseConstants<double> {
   static constexpr int kMantissaBits = 52;
-  static constexpr int64_t kOne = 0x3FF0000000000000;
+  static constexpr int64_t kOne = 0x3FF0000000000000;  // the bits of 1.0
   static constexpr int64_t kSqrtHalf = 0x3FE6A09E667F3BCD;
   static constexpr int64_t kMantissa = 0xFFFFFFFFFFFFF;
   static constexpr double kRound = 0x1.8p52;  // added, it leaves an integer in the low bits
@@ -84,9 +84,8 @@ FRACTALKERN_MATH void split(Real x, typename RealTypes<Real>::Bits& exponent, Re
   using Bits = typename RealTypes<Real>::Bits;
   using C = NoiseConstants<typename RealTypes<Real>::Scalar>;
   const Bits shifted = __builtin_bit_cast(Bits, x) - C::kSqrtHalf;
-  exponent = (shifted + C::kOne) >> C::kMantissaBits;
-  exponent -= C::kOne >> C::kMantissaBits;
-  excess = __builtin_bit_cast(Real, ((shifted + C::kOne) & C::kMantissa) + C::kSqrtHalf);
+  exponent = shifted >> C::kMantissaBits;
+  excess = __builtin_bit_cast(Real, (shifted & C::kMantissa) + C::kSqrtHalf);
   excess -= 1;
 }
 
@@ -124,14 +123,20 @@ FRACTALKERN_MATH Real log_uniform(typename RealTypes<Real>::Words high,
                                   typename RealTypes<Real>::Words low) {
   using Scalar = typename RealTypes<Real>::Scalar;
   using Bits = typename RealTypes<Real>::Bits;
+  using Words = typename RealTypes<Real>::Words;
   Bits exponent;
   Real excess;
   if constexpr (sizeof(Scalar) == 4) {
-    const Real rest = convert<Real>(Bits((low >> 11) + 1)) * 0x1p-53f;
-    split(Real(convert<Real>(high) * 0x1p-32f + rest), exponent, excess);
-    // Near 1 the distance from it counts, which that sum rounds away: high as a signed number is
-    // high - 2^32.
-    excess = exponent == 0 ? Real(convert<Real>(Bits(high)) * 0x1p-32f + rest) : excess;
+    // As a signed number, high counts from the nearer end of (0, 1]: near 1 the distance from it
+    // matters. The low word is below half a rounding but for the 2^22 values next to either end.
+    constexpr uint32_t kNear = uint32_t{1} << 22;
+    Real from_end = convert<Real>(Bits(high)) * 0x1p-32f;
+    if (any_below(Words(high + kNear), 2 * kNear)) [[unlikely]] {
+      const Real rest = convert<Real>(Bits((low >> 11) + 1)) * 0x1p-53f;
+      from_end = high + kNear < 2 * kNear ? Real(from_end + rest) : from_end;
+    }
+    split(Bits(high) < 0 ? Real(from_end + 1) : from_end, exponent, excess);
+    excess = exponent == 0 ? from_end : excess;
   } else {
     const Bits n = Bits(((high << 32) | low) >> 11) + 1;
     const Real u = to_real<Real>(n >> 32) * 0x1p-21 + to_real<Real>(n & 0xFFFFFFFF) * 0x1p-53;
@@ -140,7 +145,8 @@ FRACTALKERN_MATH Real log_uniform(typename RealTypes<Real>::Words high,
   return to_real<Real>(exponent) * NoiseConstants<Scalar>::kLn2 + log1p_reduced(excess);
 }
 
-// Cosine and sine of 2 pi n / 2^53, n as above. The octant is cut off as an integer, exactly.
+// Cosine and sine of 2 pi n / 2^53, n as above; a float's rounding hides the low word. The octant
+// is cut off as an integer, exactly.
 template <class Real>
 FRACTALKERN_MATH void cos_sin_turn(typename RealTypes<Real>::Words high,
                                    typename RealTypes<Real>::Words low, Real& cosine, Real& sine) {
@@ -148,52 +154,55 @@ FRACTALKERN_MATH void cos_sin_turn(typename RealTypes<Real>::Words high,
   using Bits = typename RealTypes<Real>::Bits;
   using Words = typename RealTypes<Real>::Words;
   using C = NoiseConstants<Scalar>;
-  constexpr int kSignBit = 8 * sizeof(Scalar) - 1;
-  Bits quadrant;
-  Real x;  // turns from the nearest quarter, in [-1/8, 1/8]
+  constexpr int kBits = 8 * sizeof(Scalar);
+  Words turn;  // of the circle, the binary point in front
+  Real x;      // turns from the nearest quarter, in [-1/8, 1/8)
   if constexpr (sizeof(Scalar) == 4) {
-    const Words nearest = (high + 0x20000000) >> 30;  // wraps round with the circle
-    quadrant = Bits(nearest);
-    x = convert<Real>(Bits(high - (nearest << 30))) * 0x1p-32f +
-        convert<Real>(Bits(low >> 11)) * 0x1p-53f;
+    turn = high;
+    x = convert<Real>(Bits(turn << 2)) * 0x1p-34f;
   } else {
-    const Bits n = Bits(((high << 32) | low) >> 11);
-    quadrant = (n + (int64_t{1} << 50)) >> 51;
-    x = to_real<Real>(n - (quadrant << 51)) * 0x1p-53;
+    turn = (((high << 32) | low) >> 11) << 11;
+    x = to_real<Real>(Bits(turn << 2) >> 13) * 0x1p-53;
   }
   const Real z = x * x;
   const Real s = x * polynomial(z, C::kSin);
   const Real c = z * polynomial(z, C::kCos) + 1;
-  const Bits odd = -(quadrant & 1);
-  const Bits cosine_sign = ((quadrant + 1) >> 1) << kSignBit;
-  const Bits sine_sign = (quadrant >> 1) << kSignBit;
-  const Bits s_bits = __builtin_bit_cast(Bits, s), c_bits = __builtin_bit_cast(Bits, c);
-  const Bits swapped = (s_bits ^ c_bits) & odd;
-  cosine = __builtin_bit_cast(Real, Bits((c_bits ^ swapped) ^ cosine_sign));
-  sine = __builtin_bit_cast(Real, Bits((s_bits ^ swapped) ^ sine_sign));
+  constexpr auto kTop = typename RealTypes<Real>::Word{1} << (kBits - 1);
+  const Words nearest = turn + kTop / 4;  // its two top bits are the quarter
+  const auto odd = (nearest & (kTop / 2)) != 0;
+  const Words cosine_bits = __builtin_bit_cast(Words, Real(odd ? s : c));
+  const Words sine_bits = __builtin_bit_cast(Words, Real(odd ? c : s));
+  cosine = __builtin_bit_cast(Real, Words(cosine_bits ^ ((nearest + kTop / 2) & kTop)));
+  sine = __builtin_bit_cast(Real, Words(sine_bits ^ (nearest & kTop)));
 }
 
-// The coefficient of a mode of amplitude 1 from its four words; on a self-conjugate one (kReal)
-// the imaginary part is 0.
+// The coefficient of a mode of amplitude 1 is radius (cosine + i sine), the radius from its first
+// two words and the rest from the other two. On a self-conjugate mode (kReal) the sine is 0.
 template <Spectrum kSpectrum, bool kReal, class Real>
-FRACTALKERN_MATH void unit_mode(const typename RealTypes<Real>::Words (&word)[4], Real& real,
-                                Real& imaginary) {
+FRACTALKERN_MATH Real unit_radius(typename RealTypes<Real>::Words high,
+                                  typename RealTypes<Real>::Words low) {
   using Scalar = typename RealTypes<Real>::Scalar;
-  cos_sin_turn(word[2], word[3], real, imaginary);
   if constexpr (kSpectrum == Spectrum::kGaussian) {
-    const Real radius = square_root(Real(log_uniform<Real>(word[0], word[1]) * (kReal ? -2 : -1)));
-    real *= radius;
-    imaginary *= radius;
+    return square_root(Real(log_uniform<Real>(high, low) * (kReal ? -2 : -1)));
   } else if constexpr (kSpectrum == Spectrum::kGenesis && !kReal) {
-    Real shrink, unused;
-    cos_sin_turn(word[0], word[1], shrink, unused);
-    real *= shrink;
-    imaginary *= shrink;
-  } else if constexpr (kSpectrum == Spectrum::kPhase && kReal) {
-    constexpr int kTopBit = 31;
-    real = (word[2] >> kTopBit) != 0 ? Real{} - Scalar(1) : Real{} + Scalar(1);
+    Real cosine, unused;
+    cos_sin_turn(high, low, cosine, unused);
+    return cosine;
+  } else {
+    return Real{} + Scalar(1);
   }
-  if constexpr (kReal) imaginary = Real{};
+}
+
+template <Spectrum kSpectrum, bool kReal, class Real>
+FRACTALKERN_MATH void unit_phase(typename RealTypes<Real>::Words high,
+                                 typename RealTypes<Real>::Words low, Real& cosine, Real& sine) {
+  using Scalar = typename RealTypes<Real>::Scalar;
+  cos_sin_turn(high, low, cosine, sine);
+  if constexpr (kSpectrum == Spectrum::kPhase && kReal) {
+    constexpr int kTopBit = 31;
+    cosine = (high >> kTopBit) != 0 ? Real{} - Scalar(1) : Real{} + Scalar(1);
+  }
+  if constexpr (kReal) sine = Real{};
 }
 
 }  // namespace fractalkern::FRACTALKERN_ISA

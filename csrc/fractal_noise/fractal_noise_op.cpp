@@ -1,4 +1,4 @@
-// Op schema and CPU registration of fractal_noise_spectrum.
+// Op schemas and CPU registration of fractal_noise_spectrum and what fractal_normal_ needs.
 #include <sys/mman.h>
 
 #include <cmath>
@@ -102,6 +102,39 @@ Tensor fractal_noise_spectrum(const Tensor& beta, const std::vector<int64_t>& si
   return out;
 }
 
+// Uninitialised, of the dtype of `like`.
+Tensor empty_in_large_pages(const Tensor& like, const std::vector<int64_t>& size) {
+  Tensor out = torch::stable::new_empty(like, size);
+  if (out.numel() > 0) ask_for_large_pages(out);
+  return out;
+}
+
+template <class T>
+Moments copy_rows(const Tensor& field, const Tensor& out) {
+  const RowsArgs<T> args{static_cast<const T*>(field.data_ptr()), field.size(0), field.stride(0),
+                         out.size(1), static_cast<T*>(out.data_ptr())};
+  return copy_rows_cpu(args, torch_parallel());
+}
+
+// Copies field[:, :n] to out[rows, n]; returns the sum and the sum of squares of what it copied.
+Tensor copy_with_moments(const Tensor& field, Tensor out) {
+  const ScalarType type = field.scalar_type();
+  STD_TORCH_CHECK(
+      (type == ScalarType::Float || type == ScalarType::Double) && type == out.scalar_type(),
+      "copy_with_moments: field and out must both be float32 or float64");
+  STD_TORCH_CHECK(field.dim() == 2 && out.dim() == 2 && field.size(0) == out.size(0) &&
+                      out.size(1) <= field.size(1) && field.stride(1) == 1 && out.is_contiguous(),
+                  "copy_with_moments: field and out must be rows, those of out not longer");
+  Tensor result = torch::stable::new_empty(field, {2}, ScalarType::Double);
+  auto* const values = static_cast<double*>(result.data_ptr());
+  const Moments moments = out.numel() == 0            ? Moments{}
+                          : type == ScalarType::Float ? copy_rows<float>(field, out)
+                                                      : copy_rows<double>(field, out);
+  values[0] = moments.sum;
+  values[1] = moments.squares;
+  return result;
+}
+
 Tensor philox_words(const Tensor& counter, const Tensor& key) {
   STD_TORCH_CHECK(counter.scalar_type() == ScalarType::Int && counter.numel() == 4 &&
                       key.scalar_type() == ScalarType::Int && key.numel() == 2,
@@ -121,11 +154,15 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fractalkern, library) {
   library.def(
       "fractal_noise_spectrum(Tensor beta, int[] size, float[] step, int seed, bool common_noise, "
       "float k_min, float k_max, str spectrum, str normalize, bool float64) -> Tensor");
+  library.def("empty_in_large_pages(Tensor like, int[] size) -> Tensor");
+  library.def("copy_with_moments(Tensor field, Tensor(a!) out) -> Tensor");
   library.def("philox_words(Tensor counter, Tensor key) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fractalkern, CPU, library) {
   library.impl("fractal_noise_spectrum", TORCH_BOX(&fractal_noise_spectrum));
+  library.impl("empty_in_large_pages", TORCH_BOX(&empty_in_large_pages));
+  library.impl("copy_with_moments", TORCH_BOX(&copy_with_moments));
   library.impl("philox_words", TORCH_BOX(&philox_words));
 }
 

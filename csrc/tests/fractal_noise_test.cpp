@@ -1,5 +1,6 @@
 // fractal_noise without Python: published random words, exact Hermitian symmetry, power, and the
-// same bits for any number of threads and instruction set, into buffers of exactly the right size.
+// same bits for any number of threads and instruction set, into buffers of exactly the right size;
+// rows copied with their moments.
 #include "fractal_noise/fractal_noise.h"
 
 #include <cmath>
@@ -107,6 +108,43 @@ void test_published_words() {
   for (int i = 0; i < 4; ++i) CHECK(words[i] == expected[i], i, words[i]);
 }
 
+template <class T>
+void test_rows(int64_t rows, int64_t stride, int64_t columns) {
+  Random random(3);
+  std::vector<T> field((rows - 1) * stride + columns);
+  for (T& value : field) value = static_cast<T>(random.normal());
+  Moments first;
+  bool known = false;
+  for_each_instruction_set([&](const std::string& name) {
+    for (int64_t threads : {1, 3}) {
+      std::vector<T> out(rows * columns);
+      const RowsArgs<T> args{field.data(), rows, stride, columns, out.data()};
+      const Moments moments = copy_rows_cpu(args, thread_parallel(threads));
+      double sum = 0, squares = 0;
+      for (int64_t i = 0; i < rows * columns; ++i) {
+        const T value = field[i / columns * stride + i % columns];
+        CHECK(out[i] == value, name, i);
+        sum += double{value};
+        squares += double{value} * value;
+      }
+      CHECK(std::abs(moments.sum - sum) < 1e-5 * squares, name, moments.sum, sum);
+      CHECK(std::abs(moments.squares - squares) < 1e-5 * squares, name, moments.squares, squares);
+      if (known)
+        CHECK(moments.sum == first.sum && moments.squares == first.squares, name, threads, columns);
+      first = moments;
+      known = true;
+    }
+  });
+}
+
+template <class T>
+void test_rows() {
+  test_rows<T>(1, 1, 1);
+  test_rows<T>(3, 40, 33);
+  test_rows<T>(70, 1000, 999);
+  test_rows<T>(300, 520, 512);
+}
+
 void test_ensemble_scale_is_that_of_the_amplitudes() {
   // Phases alone are random here, so the sample has the expected power.
   for (const auto& size : kSizes) {
@@ -125,6 +163,8 @@ int main() {
   test_published_words();
   test_bits<float>();
   test_bits<double>();
+  test_rows<float>();
+  test_rows<double>();
   test_ensemble_scale_is_that_of_the_amplitudes();
   return testing_result();
 }

@@ -10,6 +10,7 @@ from torch import Tensor
 from fractalkern import _native, backends
 from fractalkern.errors import BackendError, InputError, InputTypeError
 from fractalkern.memory import require_memory
+from fractalkern.ops import _inverse_fft
 from fractalkern.ops._inputs import FLOAT_DTYPES, require_choice, require_shape, seed_of
 from fractalkern.reference import fractal_noise as reference
 
@@ -142,9 +143,24 @@ def fractal_noise(
     return field if out is None else out.copy_(field)
 
 
+def half_spectrum(
+    size: list[int], beta: Any, seed: int, *, spectrum: str, dtype: torch.dtype
+) -> Tensor:
+    """`[*half]` complex: the modes of one field of sample variance 1, for `irfftn` "forward"."""
+    signed = seed - 2**64 if seed >= 2**63 else seed
+    step = [1 / n for n in size]
+    options = (spectrum, "sample", dtype == torch.float64)
+    half = torch.ops.fractalkern.fractal_noise_spectrum(
+        _betas(beta, []), size, step, signed, False, 0.0, math.inf, *options
+    )
+    return torch.view_as_complex(half[0])
+
+
 def _inverse(half: Tensor, sizes: list[int], axes: tuple[int, ...], out: Tensor | None) -> Tensor:
     if half.numel() == 0:
         return half.real.new_empty([half.shape[0], *sizes])
+    if half.shape[0] == 1 and not half.requires_grad and not torch.compiler.is_compiling():
+        return _inverse_fft.irfftn(half[0], sizes, None if out is None else out[0])[None]
     field: Tensor = torch.fft.irfftn(half, s=sizes, dim=axes, norm="forward", out=out)
     return field
 
@@ -205,6 +221,10 @@ def _band(k_min: float | None, k_max: float | None) -> tuple[float, float]:
 def _betas(beta: Any, batch: list[int]) -> Tensor:
     """One float64 number an item, `[B]`."""
     items = math.prod(batch)
+    if isinstance(beta, float | int) and not isinstance(beta, bool):
+        if not math.isfinite(beta):
+            raise InputError(f"{OP}: beta must be finite, got {beta}")
+        return torch.full((items,), float(beta), dtype=torch.float64)
     try:
         betas = beta if isinstance(beta, Tensor) else torch.as_tensor(beta, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -268,6 +288,16 @@ def _fake(
 ) -> Tensor:
     dtype = torch.float64 if float64 else torch.float32
     return beta.new_empty([beta.shape[0], *size[:-1], size[-1] // 2 + 1, 2], dtype=dtype)
+
+
+@torch.library.register_fake("fractalkern::empty_in_large_pages")
+def _fake_empty(like: Tensor, size: list[int]) -> Tensor:
+    return like.new_empty(size)
+
+
+@torch.library.register_fake("fractalkern::copy_with_moments")
+def _fake_moments(field: Tensor, out: Tensor) -> Tensor:
+    return field.new_empty([2], dtype=torch.float64)
 
 
 @torch.library.register_fake("fractalkern::philox_words")
