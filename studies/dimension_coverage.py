@@ -1,6 +1,6 @@
 """How often the intervals of `estimate_dimension` cover, and how often its verdicts are false.
 
-    python studies/dimension_coverage.py                 about an hour on two cores
+    python studies/dimension_coverage.py                 about two hours on two cores
     python studies/dimension_coverage.py --count 100     a cut of it
 
 Draws boundaries of known dimension, none of them used in the calibration, and writes
@@ -219,19 +219,23 @@ def main() -> None:
     """Runs the study and writes its tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1000, help="boundaries a class and side")
+    parser.add_argument(
+        "--verdicts", type=int, nargs="+", help="boundaries a row of verdicts, one number a side"
+    )
     parser.add_argument("--draws", type=int, default=99, help="draws of a null for each boundary")
     parser.add_argument("--sides", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
+    each = arguments.verdicts or [arguments.count] * len(arguments.sides)
     covered, judged = [], []
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for side in arguments.sides:
             for name in CLASSES:
                 covered.append(coverage(pool, name, side, arguments.count))
                 print(covered[-1], flush=True)
-        for side in arguments.sides:
+        for side, count in zip(arguments.sides, each, strict=True):
             for row in range(len(VERDICTS)):
-                judged.append(verdicts(pool, row, side, arguments.count, arguments.draws))
+                judged.append(verdicts(pool, row, side, count, arguments.draws))
                 print(judged[-1], flush=True)
     arguments.out.mkdir(exist_ok=True)
     numbers = {

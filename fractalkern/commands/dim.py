@@ -166,7 +166,7 @@ def _png(values: Tensor, result: DimensionResult) -> bytes:
         axes = figure.subplots(1, 1 + flat, squeeze=False)[0]
         if flat:
             inside = values != 0 if values.dtype in MASK_DTYPES else values < 0
-            axes[0].imshow(inside, cmap="Greys", vmin=-1, vmax=3, interpolation="nearest")
+            axes[0].imshow(inside.numpy(), cmap="Greys", vmin=-1, vmax=3, interpolation="nearest")
             rows, columns = boundary(values).nonzero().T.numpy() + 0.5
             size = max(0.2, 90 / max(values.shape))
             axes[0].plot(columns, rows, "s", color="#b3261e", markersize=size, markeredgewidth=0)
