@@ -222,8 +222,8 @@ def _smallest(case: str) -> list[Contender]:
     count = len(CASES[case])
     if count > 4:
         return []
-    name = f"the op alone on {count} matrices 1x1, one pass"
-    return [Contender(name, smallest_call, (count,), {"matrices": count}, role="floor")]
+    name, work = f"op on {count} of 1x1, 1 pass", {"matrices": count, "bytes": 4 * count}
+    return [Contender(name, smallest_call, (count,), work, role="floor")]
 
 
 def races(threads: int) -> Iterator[Race]:
