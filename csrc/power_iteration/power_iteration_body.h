@@ -346,7 +346,7 @@ FRACTALKERN_TARGET static double distance_double(const double* x, double a, cons
   return distance(x, a, y, b, size);
 }
 
-// unit /= norm, rounded to float if `narrow`.
+// x /= norm, rounded to float if `narrow`.
 FRACTALKERN_TARGET static void divide(double* x, double norm, bool narrow, int64_t size) {
   if (narrow) {
     for (int64_t j = 0; j < size; ++j) x[j] = static_cast<float>(x[j] / norm);
