@@ -119,12 +119,15 @@ class _Penalty(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keeps what backward needs."""
+        ctx.set_materialize_grads(False)  # no zeros for the outputs without a derivative
         _setup_context(ctx, (inputs[6:],), output)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:  # type: ignore[override]
         """The gradients of the weights."""
         vectors, slope, *weights = ctx.saved_tensors
+        if grads[0] is None:
+            return (None,) * (6 + len(weights))
         gradients = gradients_of(_scales(slope, grads[0]), vectors, weights)
         return None, None, None, None, None, None, *gradients
 
