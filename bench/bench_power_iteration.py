@@ -207,6 +207,25 @@ def read_once(case: str) -> Callable[[], None]:
     return flat.sum
 
 
+def smallest_call(count: int) -> Callable[[], None]:
+    """The op as the public function calls it, with next to nothing to do."""
+    import torch
+
+    import fractalkern as fk  # noqa: F401  # registers the op
+
+    weights = [torch.ones(1, 1) for _ in range(count)]
+    op = torch.ops.fractalkern.power_iteration_eager.default
+    return lambda: op(weights, None, 1, -1.0, False, 1e-6, 0)
+
+
+def _smallest(case: str) -> list[Contender]:
+    count = len(CASES[case])
+    if count > 4:
+        return []
+    name, work = f"op on {count} of 1x1, 1 pass", {"matrices": count, "bytes": 4 * count}
+    return [Contender(name, smallest_call, (count,), work, role="floor")]
+
+
 def races(threads: int) -> Iterator[Race]:
     for case in CASES:
         yield _forward(case)
@@ -245,7 +264,8 @@ def _forward(case: str) -> Race:
         stacked = (case, ITERATIONS, "power")
         contenders.insert(0, Contender("power, stacked", ours_stacked, stacked, work, role="ours"))
         contenders.append(peer("bmm, already stacked", torch_bmm, "torch"))
-    return _race(f"{case}, {ITERATIONS} iterations", case, [*contenders, _floor(case)])
+    contenders += [_floor(case), *_smallest(case)]
+    return _race(f"{case}, {ITERATIONS} iterations", case, contenders)
 
 
 def _penalty(case: str) -> Race:
@@ -258,6 +278,7 @@ def _penalty(case: str) -> Race:
             Contender("power_iteration and autograd", penalty_ours, (case,), work, role="ours"),
             Contender("loop, u and v detached", penalty_loop, (case,), work, package="torch"),
             _floor(case),
+            *_smallest(case),
         ],
     )
 

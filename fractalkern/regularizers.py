@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fractalkern.errors import InputError, InputTypeError
 from fractalkern.modules import weights_of
-from fractalkern.ops.power_iteration import raise_input_error, refuse_double_backward
+from fractalkern.ops.power_iteration import gradients_of, raise_input_error
 
 __all__ = ["SpectralTarget", "spectral_penalty"]
 
@@ -35,13 +35,15 @@ def spectral_penalty(
         weights: matrices, or stacks `[R, m, n]` of R models.
         target: one number a matrix, in the order of `weights`; for stacks `[len(weights), R]`.
         weight: `[]`, or `[R]`.
-        start: all right vectors end to end, as the third result of a former call.
+        start: all right vectors end to end, as the third result of a former call; where they are
+            zero, a random one is taken.
         iters: passes over each matrix.
         method: "lanczos" or "power".
         seed: of the random start.
 
     Returns:
-        The penalty, of the shape of `weight`; sigma `[B]`; the right vectors end to end.
+        The penalty, of the shape of `weight`; sigma `[B]`; the right vectors end to end, for a
+        matrix that is zero those of `start`.
 
     >>> import torch
     >>> from fractalkern.regularizers import spectral_penalty
@@ -52,16 +54,15 @@ def spectral_penalty(
     options = (start, target, weight, iters, method == "lanczos", seed)
     try:
         if torch.compiler.is_compiling():
-            penalty, sigma, _, v, _ = torch.ops.fractalkern.spectral_penalty(weights, *options)
+            outputs = torch.ops.fractalkern.spectral_penalty(weights, *options)
         else:
             outputs = _Penalty.apply(*options, *weights)  # type: ignore[no-untyped-call]
-            penalty, sigma, _, v, _ = outputs
     except RuntimeError as error:
         raise_input_error(error)
-    return penalty.reshape(weight.shape), sigma, v
+    penalty, sigma, _, _, following = outputs
+    return penalty.reshape(weight.shape), sigma, following
 
 
-@torch.library.register_fake("fractalkern::spectral_penalty")
 def _fake(
     weights: Sequence[Tensor],
     start: Tensor | None,
@@ -71,27 +72,34 @@ def _fake(
     lanczos: bool,
     seed: int,
 ) -> tuple[Tensor, ...]:
-    outputs = torch.ops.fractalkern.power_iteration(
-        weights, start, iters, -1.0, lanczos, 1e-6, seed
+    sigma, vectors, _, _ = torch.ops.fractalkern.power_iteration(
+        weights, None, iters, -1.0, lanczos, 1e-6, seed
     )
-    sigma, u, v, _, _ = outputs
-    return sigma.new_empty(weight.numel()), sigma, u, v, torch.empty_like(sigma)
+    columns = sum(math.prod(w.shape) // w.shape[-2] for w in weights)
+    outputs = (sigma.new_empty(weight.numel()), sigma, vectors)
+    return *outputs, torch.empty_like(sigma), sigma.new_empty(columns)
+
+
+for _suffix in ("", "_eager"):
+    torch.library.register_fake(f"fractalkern::spectral_penalty{_suffix}", _fake)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, sigma, u, v, slope = output
-    ctx.mark_non_differentiable(sigma, u, v, slope)
-    ctx.save_for_backward(u, v, slope, *inputs[0])
+    _, sigma, vectors, slope, following = output
+    ctx.mark_non_differentiable(sigma, vectors, slope, following)
+    ctx.save_for_backward(vectors, slope, *inputs[0])
 
 
 def _scales(slope: Tensor, grad: Tensor) -> Tensor:
+    if grad.numel() == 1:
+        return slope * grad
     return (slope.reshape(-1, grad.numel()) * grad).reshape(-1)
 
 
 def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
-    u, v, slope, *weights = ctx.saved_tensors
+    vectors, slope, *weights = ctx.saved_tensors
     scales = _scales(slope, grad)
-    gradients = torch.ops.fractalkern.power_iteration_backward(scales, u, v, weights)
+    gradients = torch.ops.fractalkern.power_iteration_backward(scales, vectors, weights)
     return gradients, None, None, None, None, None, None
 
 
@@ -100,44 +108,28 @@ torch.library.register_autograd(
 )
 
 
-class _Gradients(torch.autograd.Function):
-    """slope_i u_i v_i^T for each weight; differentiated again, an error."""
-
-    @staticmethod
-    def forward(scales: Tensor, u: Tensor, v: Tensor, *weights: Tensor) -> Any:  # type: ignore[override]
-        """The gradients of the weights."""
-        return tuple(torch.ops.fractalkern.power_iteration_backward(scales, u, v, list(weights)))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        """Keeps nothing."""
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        """Refuses."""
-        refuse_double_backward(ctx)
-
-
 class _Penalty(torch.autograd.Function):
-    """The op with its derivative, without the 0.2 ms that the dispatcher takes for a list."""
+    """The op with its derivative for eager mode and torch.func."""
 
     @staticmethod
     def forward(*inputs: Any) -> Any:  # type: ignore[override]
         """The op's outputs for its inputs, the weights last."""
-        options, weights = inputs[:6], inputs[6:]
-        return torch.ops.fractalkern.spectral_penalty.default(list(weights), *options)
+        return torch.ops.fractalkern.spectral_penalty_eager.default(inputs[6:], *inputs[:6])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keeps what backward needs."""
+        ctx.set_materialize_grads(False)  # no zeros for the outputs without a derivative
         _setup_context(ctx, (inputs[6:],), output)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:  # type: ignore[override]
         """The gradients of the weights."""
-        u, v, slope, *weights = ctx.saved_tensors
-        scales = _scales(slope, grads[0])
-        return *[None] * 6, *_Gradients.apply(scales, u, v, *weights)  # type: ignore[no-untyped-call]
+        vectors, slope, *weights = ctx.saved_tensors
+        if grads[0] is None:
+            return (None,) * (6 + len(weights))
+        gradients = gradients_of(_scales(slope, grads[0]), vectors, weights)
+        return None, None, None, None, None, None, *gradients
 
 
 def _same(weight: Tensor) -> Tensor:
@@ -273,20 +265,15 @@ class SpectralTarget(nn.Module):
         weights = [getter() for getter in self._getters.values()]
         if self.models is None:
             weights = [w if w.dim() == 2 else w.flatten(1) for w in weights]
-        # All zeros: no call yet.
-        start = self.start if self.start.any() else None
-        penalty, sigma, v = spectral_penalty(
+        penalty, sigma, self.start = spectral_penalty(
             weights,
             self.target,
             self.weight,
-            start=start,
+            start=self.start,
             iters=self.iters,
             method=self.method,
             seed=self.seed,
         )
-        with torch.no_grad():
-            # A weight that is all zero leaves no vector behind: keep the former one.
-            self.start = v if bool((sigma > 0).all()) else self.start
         return penalty, sigma
 
     def penalty(self) -> Tensor:

@@ -395,7 +395,11 @@ def test_opcheck():
     for start in (None, torch.ones(15, dtype=torch.float64)):
         arguments = (weights, start, 5, -1.0, True, 1e-6, 0)
         torch.library.opcheck(torch.ops.fractalkern.power_iteration.default, arguments)
-    backward = (torch.ones(3), torch.ones(14), torch.ones(15), weights)
+        torch.library.opcheck(
+            torch.ops.fractalkern.power_iteration_eager.default,
+            ([w.detach() for w in weights], *arguments[1:]),
+        )
+    backward = (torch.ones(3), torch.ones(29), weights)
     torch.library.opcheck(
         torch.ops.fractalkern.power_iteration_backward.default,
         backward,
@@ -444,6 +448,81 @@ def test_vmap_of_a_tensor_and_its_gradient():
         return power_iteration(weight, iters=30).sigma
 
     torch.testing.assert_close(torch.vmap(sigma)(stack), 3 * torch.tensor([1.0, 2, 3]).double())
+
+
+def test_func_grad_is_the_outer_product():
+    weights = [with_spectrum([3.0, 1.0], 5, 4), with_spectrum([2.0, 0.5], 3, 6)]
+
+    def penalty(a, b):
+        return (power_iteration([a, b], iters=40).sigma - 1).square().sum()
+
+    ours = torch.func.grad(penalty, argnums=(0, 1))(*weights)
+    leaves = [w.clone().requires_grad_() for w in weights]
+    expected = torch.autograd.grad(penalty(*leaves), leaves)
+    exact = torch.autograd.grad(
+        sum((torch.linalg.matrix_norm(w, 2) - 1) ** 2 for w in leaves), leaves
+    )
+    for a, b, c in zip(ours, expected, exact, strict=True):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(a, c, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", ["vmap of grad", "grad of vmap"])
+def test_func_grad_with_vmap(order):
+    first = torch.stack([with_spectrum([3.0 + k, 1.0], 5, 4) for k in range(3)])
+    second = torch.stack([with_spectrum([2.0 + k, 0.5], 2, 6) for k in range(3)], 1)
+    shared = with_spectrum([2.0, 1.0], 3, 3)
+
+    def penalty(a, b):
+        return (power_iteration([a, b, shared], iters=40).sigma - 1).square().sum()
+
+    if order == "vmap of grad":
+        gradient = torch.func.vmap(torch.func.grad(penalty, argnums=(0, 1)), in_dims=(0, 1))
+        ours = gradient(first, second)
+        ours = (ours[0], ours[1].movedim(0, 1))
+    else:
+        ours = torch.func.grad(
+            lambda a, b: torch.func.vmap(penalty, in_dims=(0, 1))(a, b).sum(), argnums=(0, 1)
+        )(first, second)
+    for r in range(3):
+        single = torch.func.grad(penalty, argnums=(0, 1))(first[r], second[:, r])
+        torch.testing.assert_close(ours[0][r], single[0], rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(ours[1][:, r], single[1], rtol=1e-10, atol=1e-12)
+
+
+def test_func_grad_of_a_functional_call():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2))
+    x = torch.ones(4, 3)
+
+    def loss(parameters):
+        weights = [w for w in parameters.values() if w.dim() == 2]
+        output = torch.func.functional_call(model, parameters, (x,))
+        return output.square().mean() + power_iteration(weights, iters=30).sigma.sum()
+
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    ours = torch.func.grad(loss)(parameters)
+    expected = torch.autograd.grad(loss(dict(model.named_parameters())), list(model.parameters()))
+    for name, gradient in zip(ours, expected, strict=True):
+        torch.testing.assert_close(ours[name], gradient)
+    norms = power_iteration([parameters["0.weight"]], iters=30)
+    data_term = torch.func.grad(
+        lambda p: torch.func.functional_call(model, p, (x,)).square().mean()
+    )(parameters)
+    torch.testing.assert_close(
+        ours["0.weight"] - data_term["0.weight"], torch.outer(norms.u[0], norms.v[0])
+    )
+
+
+def test_func_grad_twice_is_a_clear_error():
+    def sigma(weight):
+        return power_iteration(weight).sigma
+
+    def slope(weight):
+        return torch.func.grad(sigma)(weight).sum()
+
+    with pytest.raises(NotImplementedError, match="once only"):
+        torch.func.grad(slope)(gaussian(4, 3))
 
 
 def test_results_depend_on_the_seed_alone():

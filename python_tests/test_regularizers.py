@@ -116,6 +116,20 @@ def test_zero_weights_keep_the_start():
     assert float(ours.penalty().detach()) == pytest.approx(0, abs=1e-10)
 
 
+def test_a_zero_weight_from_the_first_call_on():
+    """It has no vector to start from, and the others keep theirs."""
+    module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    nn.init.zeros_(module[0].weight)
+    ours = SpectralTarget(module)
+    for _ in range(60):
+        ours.penalty()
+    assert not ours.start[:3].any() and ours.start[3:].any()
+    expected = torch.linalg.matrix_norm(module[1].weight, 2)
+    torch.testing.assert_close(ours.sigma()[1], expected, rtol=1e-5, atol=0)
+    nn.init.eye_(module[0].weight)
+    assert float(ours.sigma()[0]) == pytest.approx(1, rel=1e-6)
+
+
 def test_opcheck_and_gradcheck():
     weights = [torch.randn(4, 3).double().requires_grad_(), torch.randn(3, 5).double()]
     arguments = (weights, None, torch.ones(2), torch.tensor(2.0), 30, True, 0)

@@ -33,4 +33,18 @@ class AlignedArray {
   std::unique_ptr<T, Free> data_;
 };
 
+// The same, within the object itself up to `kInside` elements.
+template <class T, int64_t kInside>
+class SmallArray {
+ public:
+  explicit SmallArray(int64_t size) {
+    if (size > kInside) outside_ = std::make_unique<AlignedArray<T>>(size);
+  }
+  T* data() { return outside_ ? outside_->data() : inside_; }
+
+ private:
+  std::unique_ptr<AlignedArray<T>> outside_;
+  alignas(64) T inside_[kInside];
+};
+
 }  // namespace fractalkern

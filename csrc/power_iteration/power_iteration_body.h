@@ -29,13 +29,72 @@ FRACTALKERN_TARGET_INLINE void store(C* to, Lanes<C> value) {
   std::memcpy(to, &value, sizeof(value));
 }
 
+// Lane i holds a sum over a pair of lanes that differ in bit kBit of their number: over a's pair
+// where that bit of i is clear, over b's where it is set.
+template <int kBit, class V, std::size_t... kLane>
+FRACTALKERN_TARGET_INLINE V fold(V a, V b, std::index_sequence<kLane...>) {
+  constexpr int kCount = sizeof...(kLane);
+  const V kept =
+      __builtin_shufflevector(a, b, ((kLane & kBit) != 0 ? int(kLane) + kCount : int(kLane))...);
+  const V other = __builtin_shufflevector(
+      a, b, ((kLane & kBit) != 0 ? (int(kLane) ^ kBit) + kCount : int(kLane) | kBit)...);
+  return kept + other;
+}
+
+// The lanes of x from one number on, all of them that lane.
+template <int kFrom, class V, std::size_t... kLane>
+FRACTALKERN_TARGET_INLINE V broadcast(V x, std::index_sequence<kLane...>) {
+  return __builtin_shufflevector(x, x, (int(kLane) * 0 + kFrom)...);
+}
+
+// The sums of the lanes of R rows, R no more than there are lanes: that of rows[r] in the lanes
+// from r kLanes / R on. Overwrites the rows.
+template <int R, class C>
+FRACTALKERN_TARGET_INLINE Lanes<C> spread_sums(Lanes<C> (&rows)[R]) {
+  constexpr int kCount = kLanes<C>;
+  const std::make_index_sequence<kCount> lanes;
+  if constexpr (R >= 8)
+    for (int r = 0; r < R / 2; ++r) rows[r] = fold<kCount / 2>(rows[r], rows[r + R / 2], lanes);
+  if constexpr (R >= 4)
+    for (int r = 0; r < 2; ++r) rows[r] = fold<kCount * 2 / R>(rows[r], rows[r + 2], lanes);
+  if constexpr (R >= 2) rows[0] = fold<kCount / R>(rows[0], rows[1], lanes);
+  Lanes<C> total = rows[0];
+  if constexpr (kCount / R >= 16) total = fold<8>(total, total, lanes);
+  if constexpr (kCount / R >= 8) total = fold<4>(total, total, lanes);
+  if constexpr (kCount / R >= 4) total = fold<2>(total, total, lanes);
+  if constexpr (kCount / R >= 2) total = fold<1>(total, total, lanes);
+  return total;
+}
+
+// The lanes 0, kLanes / R, ... of what spread_sums() returns.
+template <int R, class C, std::size_t... kRow>
+FRACTALKERN_TARGET_INLINE void store_sums(C* to, Lanes<C> spread, std::index_sequence<kRow...>) {
+  if constexpr (R == 1) {
+    *to = spread[0];
+  } else {
+    const auto sums = __builtin_shufflevector(spread, spread, int(kRow) * (kLanes<C> / R)...);
+    std::memcpy(to, &sums, sizeof(sums));
+  }
+}
+
+// sums[r] = the sum of the lanes of rows[r].
+template <int R, class C>
+FRACTALKERN_TARGET_INLINE void lane_sums(Lanes<C> (&rows)[R], C* sums) {
+  if constexpr (R > kLanes<C>) {
+    for (int half = 0; half < 2; ++half) {
+      Lanes<C> part[R / 2];
+      for (int r = 0; r < R / 2; ++r) part[r] = rows[half * (R / 2) + r];
+      lane_sums<R / 2, C>(part, sums + half * (R / 2));
+    }
+  } else {
+    store_sums<R, C>(sums, spread_sums<R, C>(rows), std::make_index_sequence<R>());
+  }
+}
+
 template <class C>
 FRACTALKERN_TARGET_INLINE C lane_sum(Lanes<C> value) {
-  C lanes[kLanes<C>];
-  std::memcpy(lanes, &value, sizeof(value));
-  for (int64_t width = kLanes<C> / 2; width > 0; width /= 2)
-    for (int64_t i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  return lanes[0];
+  Lanes<C> row[1] = {value};
+  return spread_sums<1, C>(row)[0];
 }
 
 template <class C>
@@ -43,89 +102,153 @@ FRACTALKERN_TARGET_INLINE Lanes<C> magnitude(Lanes<C> value) {
   return value < 0 ? -value : value;
 }
 
-// Rows [row, row + R): y = W v, then z += W^T y while the rows are still in cache. kNorms also sums
-// squares and magnitudes. Prefetching covers the second half, in which memory would idle.
-template <int R, bool kNorms, bool kPrefetch, class S, class C>
+// What a sweep sums up besides: nothing, the squares, or magnitudes by row and by column as well.
+enum class Sums { kNone, kSquares, kAll };
+
+// Rows [row, row + R): y = W v, then z += W^T y while the rows are still in cache. Prefetching
+// covers the second half, in which memory would idle.
+template <int R, Sums kSums, bool kPrefetch, class S, class C>
 FRACTALKERN_TARGET_INLINE void sweep_block(const SweepArgs<S, C>& a, int64_t row) {
   const S* const first = a.w + row * a.row_stride;
   const int64_t whole = a.columns / kLanes<C> * kLanes<C>;
-  Lanes<C> dot[R] = {}, squares[R] = {}, sums[R] = {};
+  Lanes<C> dot[R] = {}, squares[R] = {}, magnitudes[R] = {};
   for (int64_t j = 0; j < whole; j += kLanes<C>) {
     const Lanes<C> v = load<C>(a.v + j);
     for (int r = 0; r < R; ++r) {
       const Lanes<C> w = load<C>(first + r * a.row_stride + j);
       dot[r] += w * v;
-      if constexpr (kNorms) {
-        squares[r] += w * w;
-        sums[r] += magnitude<C>(w);
-      }
+      if constexpr (kSums != Sums::kNone) squares[r] += w * w;
+      if constexpr (kSums == Sums::kAll) magnitudes[r] += magnitude<C>(w);
     }
   }
   C y[R];
-  for (int r = 0; r < R; ++r) {
-    const S* const w = first + r * a.row_stride;
-    y[r] = lane_sum<C>(dot[r]);
-    for (int64_t j = whole; j < a.columns; ++j) y[r] += static_cast<C>(w[j]) * a.v[j];
-    a.y[row + r] = y[r];
-    if constexpr (kNorms) {
-      double square = lane_sum<C>(squares[r]), sum = lane_sum<C>(sums[r]);
-      for (int64_t j = whole; j < a.columns; ++j) {
-        square += static_cast<double>(w[j]) * w[j];
-        sum += std::abs(static_cast<double>(w[j]));
+  lane_sums<R, C>(dot, y);
+  for (int64_t j = whole; j < a.columns; ++j)
+    for (int r = 0; r < R; ++r) y[r] += static_cast<C>(first[r * a.row_stride + j]) * a.v[j];
+  for (int r = 0; r < R; ++r) a.y[row + r] = y[r];
+  if constexpr (kSums != Sums::kNone) {
+    for (int r = 1; r < R; ++r) squares[0] += squares[r];
+    double square = lane_sum<C>(squares[0]);
+    for (int64_t j = whole; j < a.columns; ++j)
+      for (int r = 0; r < R; ++r) {
+        const double entry = first[r * a.row_stride + j];
+        square += entry * entry;
       }
-      a.norms->squares += square;
+    a.norms->squares += square;
+  }
+  if constexpr (kSums == Sums::kAll) {
+    for (int r = 0; r < R; ++r) {
+      double sum = lane_sum<C>(magnitudes[r]);
+      for (int64_t j = whole; j < a.columns; ++j)
+        sum += std::abs(static_cast<double>(first[r * a.row_stride + j]));
       a.norms->largest_row = std::max(a.norms->largest_row, sum);
     }
   }
   for (int64_t j = 0; j < whole; j += kLanes<C>) {
     Lanes<C> z = load<C>(a.z + j);
     Lanes<C> columns = {};
-    if constexpr (kNorms) columns = load<C>(a.column_sums + j);
+    if constexpr (kSums == Sums::kAll) columns = load<C>(a.column_sums + j);
     for (int r = 0; r < R; ++r) {
       const S* const w = first + r * a.row_stride + j;
       if constexpr (kPrefetch) __builtin_prefetch(w + R * a.row_stride);
       const Lanes<C> entries = load<C>(w);
       z += y[r] * entries;
-      if constexpr (kNorms) columns += magnitude<C>(entries);
+      if constexpr (kSums == Sums::kAll) columns += magnitude<C>(entries);
     }
     store<C>(a.z + j, z);
-    if constexpr (kNorms) store<C>(a.column_sums + j, columns);
+    if constexpr (kSums == Sums::kAll) store<C>(a.column_sums + j, columns);
   }
   for (int64_t j = whole; j < a.columns; ++j)
     for (int r = 0; r < R; ++r) {
       const C entry = static_cast<C>(first[r * a.row_stride + j]);
       a.z[j] += y[r] * entry;
-      if constexpr (kNorms) a.column_sums[j] += std::abs(entry);
+      if constexpr (kSums == Sums::kAll) a.column_sums[j] += std::abs(entry);
     }
 }
 
-template <bool kNorms, bool kPrefetch, class S, class C>
+template <int K, class V>
+FRACTALKERN_TARGET_INLINE void add_multiple(V (&z)[K], V factor, const V (&w)[K]) {
+  for (int k = 0; k < K; ++k) z[k] += factor * w[k];
+}
+
+// The same for K vectors of columns, whose z stays in registers, and so do the rows between their
+// two uses.
+template <int R, int K, Sums kSums, class S, class C, std::size_t... kRow>
+FRACTALKERN_TARGET_INLINE void narrow_block(const SweepArgs<S, C>& a, int64_t row,
+                                            const Lanes<C> (&v)[K], Lanes<C> (&z)[K],
+                                            Lanes<C>& squares, std::index_sequence<kRow...>) {
+  Lanes<C> w[R][K], dot[R] = {};
+  for (int r = 0; r < R; ++r)
+    for (int k = 0; k < K; ++k) {
+      w[r][k] = load<C>(a.w + (row + r) * a.row_stride + k * kLanes<C>);
+      dot[r] += w[r][k] * v[k];
+      if constexpr (kSums != Sums::kNone) squares += w[r][k] * w[r][k];
+    }
+  const Lanes<C> y = spread_sums<R, C>(dot);
+  store_sums<R, C>(a.y + row, y, std::make_index_sequence<R>());
+  const std::make_index_sequence<kLanes<C>> lanes;
+  (add_multiple<K>(z, broadcast<int(kRow) * (kLanes<C> / R)>(y, lanes), w[kRow]), ...);
+}
+
+template <int R, int K, Sums kSums, class S, class C>
+FRACTALKERN_TARGET_INLINE void sweep_narrow(const SweepArgs<S, C>& a) {
+  Lanes<C> v[K], z[K] = {}, squares = {};
+  for (int k = 0; k < K; ++k) v[k] = load<C>(a.v + k * kLanes<C>);
+  int64_t row = 0;
+  for (; row + R <= a.rows; row += R)
+    narrow_block<R, K, kSums>(a, row, v, z, squares, std::make_index_sequence<R>());
+  for (; row < a.rows; ++row)
+    narrow_block<1, K, kSums>(a, row, v, z, squares, std::make_index_sequence<1>());
+  for (int k = 0; k < K; ++k) store<C>(a.z + k * kLanes<C>, z[k]);
+  if constexpr (kSums != Sums::kNone) a.norms->squares += lane_sum<C>(squares);
+}
+
+// Whether a.columns were few enough for that, and it is done.
+template <Sums kSums, class S, class C>
+FRACTALKERN_TARGET_INLINE bool sweep_few_columns(const SweepArgs<S, C>& a) {
+  if constexpr (FRACTALKERN_ISA_TAG::kRegisters >= 32 && kSums != Sums::kAll) {
+    constexpr int64_t kWidth = kLanes<C>;
+    switch (a.columns) {
+      case kWidth:
+        return sweep_narrow<4, 1, kSums>(a), true;
+      case 2 * kWidth:
+        return sweep_narrow<4, 2, kSums>(a), true;
+      case 4 * kWidth:
+        return sweep_narrow<4, 4, kSums>(a), true;
+      case 8 * kWidth:
+        return sweep_narrow<2, 8, kSums>(a), true;
+      default:
+        break;
+    }
+  }
+  return false;
+}
+
+template <Sums kSums, bool kPrefetch, class S, class C>
 FRACTALKERN_TARGET_INLINE void sweep_rows(const SweepArgs<S, C>& a) {
   int64_t row = 0;
   for (; row + kRowBlock <= a.rows; row += kRowBlock)
-    sweep_block<kRowBlock, kNorms, kPrefetch>(a, row);
-  for (; row < a.rows; ++row) sweep_block<1, kNorms, false>(a, row);
+    sweep_block<kRowBlock, kSums, kPrefetch>(a, row);
+  for (; row < a.rows; ++row) sweep_block<1, kSums, false>(a, row);
 }
 
-template <class S, class C>
+template <Sums kSums, class S, class C>
 FRACTALKERN_TARGET_INLINE void sweep_any(const SweepArgs<S, C>& a) {
-  for (int64_t j = 0; j < a.columns; ++j) a.z[j] = 0;
+  if (sweep_few_columns<kSums>(a)) return;
+  std::fill_n(a.z, a.columns, C{0});
   if (a.rows * a.columns > kCachedElements) {
-    sweep_rows<false, true>(a);
+    sweep_rows<kSums, true>(a);
   } else {
-    sweep_rows<false, false>(a);
+    sweep_rows<kSums, false>(a);
   }
 }
 
 template <class S>
 FRACTALKERN_TARGET_INLINE void measure_any(const SweepArgs<S, double>& a) {
-  for (int64_t j = 0; j < a.columns; ++j) a.z[j] = a.column_sums[j] = 0;
   *a.norms = {};
-  if (a.rows * a.columns > kCachedElements) {
-    sweep_rows<true, true>(a);
-  } else {
-    sweep_rows<true, false>(a);
-  }
+  if (a.column_sums == nullptr) return sweep_any<Sums::kSquares>(a);
+  std::fill_n(a.column_sums, a.columns, 0.0);
+  sweep_any<Sums::kAll>(a);
 }
 
 template <class C>
@@ -141,9 +264,15 @@ FRACTALKERN_TARGET_INLINE double squares_of(const C* x, int64_t size) {
   return total;
 }
 
-FRACTALKERN_TARGET static void sweep_float(const SweepArgs<float, float>& a) { sweep_any(a); }
-FRACTALKERN_TARGET static void sweep_wide(const SweepArgs<float, double>& a) { sweep_any(a); }
-FRACTALKERN_TARGET static void sweep_double(const SweepArgs<double, double>& a) { sweep_any(a); }
+FRACTALKERN_TARGET static void sweep_float(const SweepArgs<float, float>& a) {
+  sweep_any<Sums::kNone>(a);
+}
+FRACTALKERN_TARGET static void sweep_wide(const SweepArgs<float, double>& a) {
+  sweep_any<Sums::kNone>(a);
+}
+FRACTALKERN_TARGET static void sweep_double(const SweepArgs<double, double>& a) {
+  sweep_any<Sums::kNone>(a);
+}
 FRACTALKERN_TARGET static void measure_float(const SweepArgs<float, double>& a) { measure_any(a); }
 FRACTALKERN_TARGET static void measure_double(const SweepArgs<double, double>& a) {
   measure_any(a);
@@ -164,6 +293,67 @@ FRACTALKERN_TARGET_INLINE void recur(const RecurrenceArgs<C>& a) {
 }
 FRACTALKERN_TARGET static void recur_float(const RecurrenceArgs<float>& a) { recur(a); }
 FRACTALKERN_TARGET static void recur_double(const RecurrenceArgs<double>& a) { recur(a); }
+
+template <class C>
+FRACTALKERN_TARGET_INLINE void scale_all(C* to, const C* from, C factor, int64_t size) {
+  for (int64_t j = 0; j < size; ++j) to[j] = from[j] * factor;
+}
+FRACTALKERN_TARGET static void scale_float(float* to, const float* from, float factor,
+                                           int64_t size) {
+  scale_all(to, from, factor, size);
+}
+FRACTALKERN_TARGET static void scale_double(double* to, const double* from, double factor,
+                                            int64_t size) {
+  scale_all(to, from, factor, size);
+}
+
+template <class C>
+FRACTALKERN_TARGET_INLINE void add_scaled(double* to, const C* from, double factor, int64_t size) {
+  for (int64_t j = 0; j < size; ++j) to[j] += factor * static_cast<double>(from[j]);
+}
+FRACTALKERN_TARGET static void add_float(double* to, const float* from, double factor,
+                                         int64_t size) {
+  add_scaled(to, from, factor, size);
+}
+FRACTALKERN_TARGET static void add_double(double* to, const double* from, double factor,
+                                          int64_t size) {
+  add_scaled(to, from, factor, size);
+}
+
+// |a x - b y|^2
+template <class C>
+FRACTALKERN_TARGET_INLINE double distance(const C* x, double a, const C* y, double b,
+                                          int64_t size) {
+  const int64_t whole = size / kLanes<double> * kLanes<double>;
+  Lanes<double> sum = {};
+  for (int64_t j = 0; j < whole; j += kLanes<double>) {
+    const Lanes<double> difference = a * load<double>(x + j) - b * load<double>(y + j);
+    sum += difference * difference;
+  }
+  double total = lane_sum<double>(sum);
+  for (int64_t j = whole; j < size; ++j) {
+    const double difference = a * x[j] - b * y[j];
+    total += difference * difference;
+  }
+  return total;
+}
+FRACTALKERN_TARGET static double distance_float(const float* x, double a, const float* y, double b,
+                                                int64_t size) {
+  return distance(x, a, y, b, size);
+}
+FRACTALKERN_TARGET static double distance_double(const double* x, double a, const double* y,
+                                                 double b, int64_t size) {
+  return distance(x, a, y, b, size);
+}
+
+// x /= norm, rounded to float if `narrow`.
+FRACTALKERN_TARGET static void divide(double* x, double norm, bool narrow, int64_t size) {
+  if (narrow) {
+    for (int64_t j = 0; j < size; ++j) x[j] = static_cast<float>(x[j] / norm);
+  } else {
+    for (int64_t j = 0; j < size; ++j) x[j] /= norm;
+  }
+}
 
 FRACTALKERN_TARGET static void fill_start(const StartArgs& a) {
   for (int64_t j = 0; j < a.size; ++j)

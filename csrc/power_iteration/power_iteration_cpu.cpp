@@ -22,6 +22,7 @@
 #include <memory>
 #include <numeric>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "common/instruction_set.h"
@@ -33,6 +34,7 @@ namespace fractalkern {
 
 // What fits into the first-level cache, where prefetching would only cost instructions.
 constexpr int64_t kCachedElements = 1 << 13;
+constexpr int64_t kVectorBytes = 64;  // of the widest instruction set
 
 struct Norms {
   double squares = 0;      // sum of w^2
@@ -46,8 +48,8 @@ struct SweepArgs {
   const C* v;      // [columns]
   C* y;            // [rows], W v
   C* z;            // [columns], W^T W v
-  C* column_sums;  // [columns], sums of |w|; these two only where norms are measured
-  Norms* norms;
+  Norms* norms;    // not null where they are measured
+  C* column_sums;  // [columns], sums of |w|; nullptr: neither these nor norms->largest_row
 };
 
 template <class C>
@@ -102,6 +104,19 @@ constexpr EntryPoints<void(const RecurrenceArgs<float>&)> kRecurFloat =
     FRACTALKERN_TABLE(recur_float);
 constexpr EntryPoints<void(const RecurrenceArgs<double>&)> kRecurDouble =
     FRACTALKERN_TABLE(recur_double);
+constexpr EntryPoints<void(float*, const float*, float, int64_t)> kScaleFloat =
+    FRACTALKERN_TABLE(scale_float);
+constexpr EntryPoints<void(double*, const double*, double, int64_t)> kScaleDouble =
+    FRACTALKERN_TABLE(scale_double);
+constexpr EntryPoints<void(double*, const float*, double, int64_t)> kAddFloat =
+    FRACTALKERN_TABLE(add_float);
+constexpr EntryPoints<void(double*, const double*, double, int64_t)> kAddDouble =
+    FRACTALKERN_TABLE(add_double);
+constexpr EntryPoints<double(const float*, double, const float*, double, int64_t)> kDistanceFloat =
+    FRACTALKERN_TABLE(distance_float);
+constexpr EntryPoints<double(const double*, double, const double*, double, int64_t)>
+    kDistanceDouble = FRACTALKERN_TABLE(distance_double);
+constexpr EntryPoints<void(double*, double, bool, int64_t)> kDivide = FRACTALKERN_TABLE(divide);
 constexpr EntryPoints<void(const StartArgs&)> kFillStart = FRACTALKERN_TABLE(fill_start);
 constexpr EntryPoints<void(const OuterArgs<float>&)> kOuterFloat = FRACTALKERN_TABLE(outer_float);
 constexpr EntryPoints<void(const OuterArgs<double>&)> kOuterDouble =
@@ -116,6 +131,27 @@ double squares(const float* x, int64_t size) { return kSquaresFloat.active()(x, 
 double squares(const double* x, int64_t size) { return kSquaresDouble.active()(x, size); }
 void recur(const RecurrenceArgs<float>& args) { kRecurFloat.active()(args); }
 void recur(const RecurrenceArgs<double>& args) { kRecurDouble.active()(args); }
+void scale(float* to, const float* from, float factor, int64_t size) {
+  kScaleFloat.active()(to, from, factor, size);
+}
+void scale(double* to, const double* from, double factor, int64_t size) {
+  kScaleDouble.active()(to, from, factor, size);
+}
+void add(double* to, const float* from, double factor, int64_t size) {
+  kAddFloat.active()(to, from, factor, size);
+}
+void add(double* to, const double* from, double factor, int64_t size) {
+  kAddDouble.active()(to, from, factor, size);
+}
+double distance(const float* x, double a, const float* y, double b, int64_t size) {
+  return kDistanceFloat.active()(x, a, y, b, size);
+}
+double distance(const double* x, double a, const double* y, double b, int64_t size) {
+  return kDistanceDouble.active()(x, a, y, b, size);
+}
+void divide(double* x, double norm, bool narrow, int64_t size) {
+  kDivide.active()(x, norm, narrow, size);
+}
 
 // Whether the sums of squares of C are far enough from the ends of its range.
 template <class C>
@@ -132,22 +168,27 @@ class Solver {
       : m_(matrix),
         problem_(problem),
         parallel_(parallel),
-        w_(static_cast<const S*>(matrix.data)),
         rows_(matrix.rows),
         columns_(matrix.columns),
+        packed_(is_packed(matrix)),
+        width_(packed_ ? padded(columns_) : columns_),
+        row_stride_(packed_ ? width_ : matrix.row_stride),
         basis_size_(problem.lanczos ? std::min<int64_t>({problem.passes, kMaxBasis, columns_}) : 1),
         chunk_rows_(rows_of_a_chunk(rows_, columns_)),
         chunks_((rows_ + chunk_rows_ - 1) / chunk_rows_),
-        numbers_((basis_size_ + 3) * columns_ + rows_ + (chunks_ > 1 ? chunks_ * columns_ : 0)),
-        doubles_((3 + (chunks_ > 1 ? 2 * chunks_ : 0)) * columns_) {
+        copy_(packed_ ? rows_ * width_ : 0),
+        numbers_((basis_size_ + 3) * width_ + rows_ + (chunks_ > 1 ? chunks_ * width_ : 0)),
+        doubles_((3 + (chunks_ > 1 ? 2 * chunks_ : 0)) * width_) {
+    w_ = packed_ ? copy_.data() : static_cast<const S*>(matrix.data);
     basis_ = numbers_.data();
-    product_ = basis_ + (basis_size_ + 1) * columns_;
-    scratch_ = product_ + columns_;
-    left_ = scratch_ + columns_;
+    product_ = basis_ + (basis_size_ + 1) * width_;
+    scratch_ = product_ + width_;
+    left_ = scratch_ + width_;
     partial_ = left_ + rows_;
     right_ = doubles_.data();
-    back_ = right_ + columns_;
-    column_sums_ = back_ + columns_;
+    back_ = right_ + width_;
+    column_sums_ = back_ + width_;
+    if (packed_) pack();
   }
 
   // False if the numbers left the range of C: nothing but the start has been written then.
@@ -157,6 +198,28 @@ class Solver {
   }
 
  private:
+  static int64_t padded(int64_t columns) {
+    constexpr int64_t kLanes = kVectorBytes / static_cast<int64_t>(sizeof(S));
+    return (columns + kLanes - 1) / kLanes * kLanes;
+  }
+
+  // Whether a copy pays, whose rows are whole vectors and start at one.
+  static bool is_packed(const SpectralMatrix& m) {
+    constexpr int64_t size = sizeof(S);
+    return m.rows * padded(m.columns) <= kCachedElements &&
+           (reinterpret_cast<uintptr_t>(m.data) % kVectorBytes != 0 ||
+            m.row_stride * size % kVectorBytes != 0 || m.columns * size % kVectorBytes != 0);
+  }
+
+  void pack() {
+    const S* from = static_cast<const S*>(m_.data);
+    S* to = copy_.data();
+    for (int64_t i = 0; i < rows_; ++i, from += m_.row_stride, to += width_) {
+      std::copy_n(from, columns_, to);
+      std::fill(to + columns_, to + width_, S{0});
+    }
+  }
+
   // Enough rows to pay for a task, by the shape alone.
   static int64_t rows_of_a_chunk(int64_t rows, int64_t columns) {
     const int64_t elements = std::max(kChunkElements, rows * columns / kMostChunks);
@@ -164,54 +227,56 @@ class Solver {
   }
 
   void make_start() {
+    std::fill(right_ + columns_, right_ + width_, 0.0);
     if (m_.start != nullptr) {
-      std::copy_n(m_.start, columns_, right_);
-      const double largest = std::abs(*std::max_element(
-          right_, right_ + columns_, [](double a, double b) { return std::abs(a) < std::abs(b); }));
-      for (int64_t j = 0; j < columns_; ++j) right_[j] /= largest;
+      double largest = 0;
+      for (int64_t j = 0; j < columns_; ++j) largest = std::max(largest, std::abs(m_.start[j]));
+      for (int64_t j = 0; j < columns_; ++j) right_[j] = m_.start[j] / largest;
     } else {
       kFillStart.active()({right_, columns_, problem_.seed, row_});
     }
-    start_norm_ = std::sqrt(squares(right_, columns_));
-    for (int64_t j = 0; j < columns_; ++j) right_[j] /= start_norm_;
-    round_right();
+    start_norm_ = std::sqrt(squares(right_, width_));
+    divide(right_, start_norm_, kNarrow, width_);
+    start_from_right();
   }
 
-  // `right_` as it will be returned, and as basis vector 0.
-  void round_right() {
-    for (int64_t j = 0; j < columns_; ++j) {
-      if constexpr (std::is_same_v<S, float>) right_[j] = static_cast<float>(right_[j]);
-      basis_[j] = static_cast<C>(right_[j]);
-    }
+  // `right_`, rounded as it would be returned, as basis vector 0.
+  void start_from_right() {
+    for (int64_t j = 0; j < width_; ++j) basis_[j] = static_cast<C>(right_[j]);
+  }
+
+  // And back.
+  void return_basis() {
+    for (int64_t j = 0; j < width_; ++j)
+      right_[j] = kNarrow ? static_cast<float>(basis_[j]) : static_cast<double>(basis_[j]);
   }
 
   // y = W v and z = W^T y by row chunks, their sums in the order of the rows.
   template <class A, class Run>
   void by_chunks(SweepArgs<S, A> whole, A* partials, A* partial_sums, const Run& sweep_chunk) {
-    whole.row_stride = m_.row_stride;
-    whole.columns = columns_;
+    whole.w = w_;
+    whole.row_stride = row_stride_;
+    whole.columns = width_;
     if (chunks_ == 1) {
       whole.rows = rows_;
       sweep_chunk(whole);
       return;
     }
     Norms norms[kMostChunks + 1];
-    parallel_.for_each(chunks_, rows_ * columns_, [&](int64_t index) {
+    parallel_.for_each(chunks_, rows_ * width_, [&](int64_t index) {
       SweepArgs<S, A> part = whole;
       const int64_t begin = index * chunk_rows_;
       part.rows = std::min(chunk_rows_, rows_ - begin);
-      part.w += begin * m_.row_stride;
+      part.w += begin * row_stride_;
       part.y += begin;
-      part.z = partials + index * columns_;
-      if (partial_sums != nullptr) {
-        part.column_sums = partial_sums + index * columns_;
-        part.norms = &norms[index];
-      }
+      part.z = partials + index * width_;
+      if (whole.norms != nullptr) part.norms = &norms[index];
+      if (whole.column_sums != nullptr) part.column_sums = partial_sums + index * width_;
       sweep_chunk(part);
     });
     add_in_order(whole.z, partials);
-    if (partial_sums == nullptr) return;
-    add_in_order(whole.column_sums, partial_sums);
+    if (whole.column_sums != nullptr) add_in_order(whole.column_sums, partial_sums);
+    if (whole.norms == nullptr) return;
     *whole.norms = {};
     for (int64_t i = 0; i < chunks_; ++i) {
       whole.norms->squares += norms[i].squares;
@@ -221,16 +286,15 @@ class Solver {
 
   template <class A>
   void add_in_order(A* sum, const A* parts) {
-    std::copy_n(parts, columns_, sum);
+    std::copy_n(parts, width_, sum);
     for (int64_t i = 1; i < chunks_; ++i)
-      for (int64_t j = 0; j < columns_; ++j) sum[j] += parts[i * columns_ + j];
+      for (int64_t j = 0; j < width_; ++j) sum[j] += parts[i * width_ + j];
   }
 
   // |W v|^2 for basis vector `index`; product_ = W^T W v.
   double pass(int64_t index) {
     SweepArgs<S, C> args{};
-    args.w = w_;
-    args.v = basis_ + index * columns_;
+    args.v = basis_ + index * width_;
     args.y = left_;
     args.z = product_;
     by_chunks(args, partial_, static_cast<C*>(nullptr), [](const auto& part) { sweep(part); });
@@ -241,20 +305,18 @@ class Solver {
   // The pass over the vector to return, in double. False if the numbers left the range.
   bool measure_right() {
     SweepArgs<S, double> args{};
-    args.w = w_;
     args.v = right_;
     args.y = m_.u;
     args.z = back_;
-    args.column_sums = column_sums_;
     args.norms = &norms_;
-    double* const partials = column_sums_ + columns_;
-    by_chunks(args, partials, partials + chunks_ * columns_,
-              [](const auto& part) { measure(part); });
+    args.column_sums = m_.start != nullptr ? column_sums_ : nullptr;
+    double* const partials = column_sums_ + width_;
+    by_chunks(args, partials, partials + chunks_ * width_, [](const auto& part) { measure(part); });
     ++m_.iterations;
     const double square = squares(m_.u, rows_);
     if (!std::isfinite(norms_.squares) || !(norms_.squares < 1e200)) return false;
     if (!(norms_.squares > 1e-200)) return false;
-    const double left_norm = std::sqrt(square), right_norm = std::sqrt(squares(right_, columns_));
+    const double left_norm = std::sqrt(square), right_norm = std::sqrt(squares(right_, width_));
     const double sigma = left_norm / right_norm;
     m_.sigma = sigma;
     std::copy_n(right_, columns_, m_.v);
@@ -263,13 +325,8 @@ class Solver {
       m_.residual = std::numeric_limits<double>::infinity();
       return true;
     }
-    double residual = 0;
-    for (int64_t j = 0; j < columns_; ++j) {
-      const double difference = back_[j] / left_norm - sigma * right_[j];
-      residual += difference * difference;
-    }
-    m_.residual = std::sqrt(residual) / sigma;
-    for (int64_t i = 0; i < rows_; ++i) m_.u[i] /= left_norm;
+    m_.residual = std::sqrt(distance(back_, 1 / left_norm, right_, sigma, width_)) / sigma;
+    divide(m_.u, left_norm, false, rows_);
     return true;
   }
 
@@ -287,9 +344,10 @@ class Solver {
       upper = std::min(upper, std::sqrt(largest_column * norms_.largest_row) * sums);
     } else {
       const double component = least_component(problem_.delta, start_norm_);
-      const double theorem = problem_.lanczos ? lanczos_upper(largest_eigenvalue(first_cycle_),
-                                                              first_cycle_.size, component)
-                                              : power_upper(log_norm_, problem_steps_, component);
+      const double theorem =
+          problem_.lanczos
+              ? lanczos_upper(largest_eigenvalue(first_cycle_), first_cycle_.size, component)
+              : power_upper(log_norm_ + std::log(growth_), steps_, component);
       // The steps were rounded in C.
       constexpr double step_eps = std::numeric_limits<C>::epsilon();
       upper = std::min(upper, theorem * (1 + 16 * std::sqrt(n) * step_eps));
@@ -306,33 +364,34 @@ class Solver {
   }
 
   bool power() {
-    for (int64_t step = 1;; ++step) {
-      if (step >= problem_.passes) break;
+    for (int64_t step = 1; m_.iterations < problem_.passes - 1; ++step) {
       const double square = pass(0);
       if (!in_range<C>(square)) {
         if (!scaled_) return false;
         break;  // the start is in the null space
       }
-      const double norm = std::sqrt(squares(product_, columns_));
-      if (problem_.tol >= 0) {
-        double residual = 0;
-        for (int64_t j = 0; j < columns_; ++j) {
-          const double difference = product_[j] / square - basis_[j];
-          residual += difference * difference;
-        }
-        if (std::sqrt(residual) <= problem_.tol) {
-          if (!measure_right()) return false;
-          if (within_tol() || m_.iterations >= problem_.passes) return finish(), true;
-        }
+      if (problem_.tol >= 0 &&
+          std::sqrt(distance(product_, 1 / square, basis_, 1, width_)) <= problem_.tol) {
+        return_basis();
+        if (!measure_right()) return false;
+        if (within_tol() || m_.iterations >= problem_.passes) return finish(), true;
       }
-      log_norm_ += std::log(norm);
-      problem_steps_ = step;
-      for (int64_t j = 0; j < columns_; ++j) right_[j] = product_[j] / norm;
-      round_right();
-      if (m_.iterations >= problem_.passes - 1) break;
+      const double norm = std::sqrt(squares(product_, width_));
+      grow(norm);
+      steps_ = step;
+      scale(basis_, product_, static_cast<C>(1 / norm), width_);
     }
+    return_basis();
     if (!measure_right()) return false;
     return finish(), true;
+  }
+
+  // The product of all norms, as a logarithm only where it would leave its range.
+  void grow(double norm) {
+    growth_ *= norm;
+    if (growth_ > 1e-50 && growth_ < 1e50) return;
+    log_norm_ += std::log(growth_);
+    growth_ = 1;
   }
 
   bool lanczos() {
@@ -367,36 +426,35 @@ class Solver {
         if (!measure_right()) return false;
       }
       if (within_tol() || exhausted || m_.iterations >= problem_.passes) return finish(), true;
-      round_right();  // restart from the best vector
+      start_from_right();  // from the best vector
     }
   }
 
   // Row k of the projection and basis vector k + 1; false if there is none.
   bool add_step(int k, double square) {
-    C* const q = basis_ + k * columns_;
-    C* const next = q + columns_;
+    C* const q = basis_ + k * width_;
+    C* const next = q + width_;
     const double off = k > 0 ? projection_.off[k - 1] : 0;
-    recur(RecurrenceArgs<C>{next, product_, q, k > 0 ? q - columns_ : nullptr,
-                            static_cast<C>(square), static_cast<C>(off), columns_});
+    recur(RecurrenceArgs<C>{next, product_, q, k > 0 ? q - width_ : nullptr, static_cast<C>(square),
+                            static_cast<C>(off), width_});
     C coefficients[kMaxBasis];
     SweepArgs<C, C> args{};
     args.w = basis_;
     args.rows = k + 1;
-    args.columns = args.row_stride = columns_;
+    args.columns = args.row_stride = width_;
     args.v = next;
     args.y = coefficients;
     args.z = scratch_;
     sweep(args);
-    for (int64_t j = 0; j < columns_; ++j) next[j] -= scratch_[j];
-    const double norm = std::sqrt(squares(next, columns_));
+    recur(RecurrenceArgs<C>{next, next, scratch_, nullptr, 1, 0, width_});
+    const double norm = std::sqrt(squares(next, width_));
     projection_.diagonal[k] = square;
     projection_.off[k] = norm;
     projection_.size = k + 1;
     scale_ = std::max(k > 0 ? scale_ : 0, square);
     constexpr double eps = std::numeric_limits<C>::epsilon();
     if (!(norm > 4 * std::sqrt(static_cast<double>(columns_)) * eps * scale_)) return false;
-    const C inverse = static_cast<C>(1 / norm);
-    for (int64_t j = 0; j < columns_; ++j) next[j] *= inverse;
+    scale(next, next, static_cast<C>(1 / norm), width_);
     return true;
   }
 
@@ -408,14 +466,9 @@ class Solver {
     const Projection& best = longer ? extended : projection_;
     double coefficients[kMaxBasis + 1];
     top_eigenvector(best, largest_eigenvalue(best), coefficients);
-    std::fill_n(right_, columns_, 0.0);
-    for (int i = 0; i < best.size; ++i)
-      for (int64_t j = 0; j < columns_; ++j)
-        right_[j] += coefficients[i] * static_cast<double>(basis_[i * columns_ + j]);
-    const double norm = std::sqrt(squares(right_, columns_));
-    for (int64_t j = 0; j < columns_; ++j) right_[j] /= norm;
-    if constexpr (std::is_same_v<S, float>)
-      for (int64_t j = 0; j < columns_; ++j) right_[j] = static_cast<float>(right_[j]);
+    std::fill_n(right_, width_, 0.0);
+    for (int i = 0; i < best.size; ++i) add(right_, basis_ + i * width_, coefficients[i], width_);
+    divide(right_, std::sqrt(squares(right_, width_)), kNarrow, width_);
   }
 
  public:
@@ -423,21 +476,28 @@ class Solver {
   bool scaled_ = false;  // entries are near 1: what is tiny is zero
 
  private:
+  static constexpr bool kNarrow = std::is_same_v<S, float>;
+
   SpectralMatrix& m_;
   const PowerIteration& problem_;
   const Parallel& parallel_;
-  const S* w_;
   const int64_t rows_, columns_;
+  const bool packed_;
+  const int64_t width_;  // the columns, and what a packed copy has behind them, all zero
+  const int64_t row_stride_;
   const int64_t basis_size_;
   const int64_t chunk_rows_, chunks_;
-  AlignedArray<C> numbers_;
-  AlignedArray<double> doubles_;
+  SmallArray<S, kCachedElements> copy_;
+  SmallArray<C, 2048> numbers_;
+  SmallArray<double, 512> doubles_;
+  const S* w_;
   C *basis_, *product_, *scratch_, *left_, *partial_;  // [basis_size + 1, n], [n], [n], [m]
   double *right_, *back_, *column_sums_;               // [n] each
   Norms norms_;
   Projection projection_, first_cycle_;
-  double start_norm_ = 1, log_norm_ = 0, scale_ = 0;
-  int64_t problem_steps_ = 0;
+  double start_norm_ = 1, scale_ = 0;
+  double log_norm_ = 0, growth_ = 1;
+  int64_t steps_ = 0;
 };
 
 template <class S, class C>

@@ -1,8 +1,11 @@
 // torch.ops.fractalkern.power_iteration and its backward: schemas, guards and the CPU glue.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <initializer_list>
 #include <limits>
 #include <optional>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -17,231 +20,341 @@ bool is_float(ScalarType dtype) {
          dtype == ScalarType::BFloat16;
 }
 
-// The tensor in float or double with a contiguous last axis; half precision is widened.
-Tensor readable(const Tensor& tensor) {
-  const ScalarType dtype = tensor.scalar_type();
-  if (dtype == ScalarType::Half || dtype == ScalarType::BFloat16)
-    return torch::stable::contiguous(torch::stable::to(tensor, ScalarType::Float));
-  if (tensor.dim() == 2 && tensor.stride(1) == 1 && tensor.stride(0) >= tensor.size(1))
-    return tensor;
-  return torch::stable::contiguous(tensor);
+// A new CPU tensor without a way through the dispatcher, which costs a small call more than its
+// work.
+Tensor allocate(std::initializer_list<int64_t> shape, ScalarType dtype) {
+  int64_t strides[2] = {1, 1};
+  if (shape.size() == 2) strides[0] = shape.begin()[1];
+  AtenTensorHandle handle = nullptr;
+  const int32_t code = dtype == ScalarType::Double  ? aoti_torch_dtype_float64()
+                       : dtype == ScalarType::Float ? aoti_torch_dtype_float32()
+                                                    : aoti_torch_dtype_int64();
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()),
+                                                         shape.begin(), strides, code,
+                                                         aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
 }
 
-int64_t stack_size(const Tensor& tensor) {
-  int64_t count = 1;
-  for (int64_t axis = 0; axis < tensor.dim() - 2; ++axis) count *= tensor.size(axis);
-  return count;
+// The elements of a tensor of any floating dtype, one after another, as doubles.
+class Doubles {
+ public:
+  explicit Doubles(const Tensor& tensor) : tensor_(tensor) {
+    if (!tensor_.is_contiguous()) tensor_ = torch::stable::contiguous(tensor_);
+    const ScalarType dtype = tensor_.scalar_type();
+    if (dtype != ScalarType::Double && dtype != ScalarType::Float)
+      tensor_ = torch::stable::to(tensor_, ScalarType::Double);
+    data_ = static_cast<const double*>(tensor_.data_ptr());
+    if (dtype != ScalarType::Float) return;
+    const auto* from = static_cast<const float*>(tensor_.data_ptr());
+    copy_.assign(from, from + tensor_.numel());
+    data_ = copy_.data();
+  }
+
+  const double* data() const { return data_; }
+
+ private:
+  Tensor tensor_;
+  std::vector<double> copy_;
+  const double* data_;
+};
+
+// A weight as the kernel reads it.
+struct Source {
+  Tensor tensor;  // in float or double with a contiguous last axis; half precision is widened
+  const char* data;
+  bool wide;
+  int64_t stack, rows, columns, row_stride;
+};
+
+Source readable(const Tensor& weight) {
+  const int64_t dims = weight.dim();
+  STD_TORCH_CHECK(dims >= 2, "power_iteration: weights must have at least two axes");
+  const ScalarType dtype = weight.scalar_type();
+  STD_TORCH_CHECK(is_float(dtype),
+                  "power_iteration: weights must be float16, bfloat16, float32 or float64");
+  Source source{weight, nullptr, dtype == ScalarType::Double, 1, 0, 0, 0};
+  const auto sizes = weight.sizes(), strides = weight.strides();
+  for (int64_t axis = 0; axis < dims - 2; ++axis) source.stack *= sizes[axis];
+  source.rows = sizes[dims - 2];
+  source.columns = source.row_stride = sizes[dims - 1];
+  if (dtype == ScalarType::Half || dtype == ScalarType::BFloat16)
+    source.tensor = torch::stable::to(weight, ScalarType::Float);
+  if (dims == 2 && strides[1] == 1 && strides[0] >= sizes[1] &&
+      source.tensor.get() == weight.get()) {
+    source.row_stride = strides[0];
+  } else if (!source.tensor.is_contiguous()) {
+    source.tensor = torch::stable::contiguous(source.tensor);
+  }
+  source.data = static_cast<const char*>(source.tensor.data_ptr());
+  return source;
 }
 
 // Into a tensor of float or double.
-void copy_out(const std::vector<double>& from, Tensor& to) {
+void copy_out(const double* from, int64_t size, const Tensor& to) {
   if (to.scalar_type() == ScalarType::Double) {
-    std::copy(from.begin(), from.end(), static_cast<double*>(to.data_ptr()));
+    std::copy_n(from, size, static_cast<double*>(to.data_ptr()));
   } else {
-    auto* const out = static_cast<float*>(to.data_ptr());
-    for (size_t i = 0; i < from.size(); ++i) out[i] = static_cast<float>(from[i]);
+    std::copy_n(from, size, static_cast<float*>(to.data_ptr()));
   }
 }
 
-// `value` rounded to the dtype of `to` so that a lower bound stays one.
-void put_bound(double value, bool lower, Tensor& to, int64_t at) {
-  if (to.scalar_type() == ScalarType::Double) {
-    static_cast<double*>(to.data_ptr())[at] = value;
-    return;
-  }
-  auto rounded = static_cast<float>(value);
-  if (lower && rounded > value) rounded = std::nextafter(rounded, 0.0F);
+// `value` rounded to T so that a lower bound stays one.
+template <class T>
+T bound(double value, bool lower) {
+  auto rounded = static_cast<T>(value);
+  if (lower && rounded > value) rounded = std::nextafter(rounded, T{0});
   if (!lower && rounded < value)
-    rounded = std::nextafter(rounded, std::numeric_limits<float>::infinity());
-  static_cast<float*>(to.data_ptr())[at] = rounded;
+    rounded = std::nextafter(rounded, std::numeric_limits<T>::infinity());
+  return rounded;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> power_iteration(
-    const std::vector<Tensor>& weights, const std::optional<Tensor>& start, int64_t iters,
-    double tol, bool lanczos, double delta, int64_t seed) {
-  STD_TORCH_CHECK(!weights.empty(), "power_iteration: weights must hold at least one tensor");
-  STD_TORCH_CHECK(iters >= 1, "power_iteration: iters must be at least 1, got ", iters);
-  STD_TORCH_CHECK(delta > 0 && delta < 1, "power_iteration: delta must lie in (0, 1)");
-  std::vector<Tensor> read;
-  read.reserve(weights.size());
-  bool wide = false;
-  int64_t count = 0, left = 0, right = 0;
-  for (const Tensor& weight : weights) {
-    STD_TORCH_CHECK(weight.dim() >= 2, "power_iteration: weights must have at least two axes");
-    STD_TORCH_CHECK(is_float(weight.scalar_type()),
-                    "power_iteration: weights must be float16, bfloat16, float32 or float64");
-    wide = wide || weight.scalar_type() == ScalarType::Double;
-    read.push_back(readable(weight));
-    const int64_t stack = stack_size(weight);
-    count += stack;
-    left += stack * weight.size(weight.dim() - 2);
-    right += stack * weight.size(weight.dim() - 1);
+template <class T>
+void copy_bounds(const std::vector<SpectralMatrix>& matrices, T* to) {
+  const size_t count = matrices.size();
+  for (size_t i = 0; i < count; ++i) {
+    to[i] = bound<T>(matrices[i].residual, false);
+    to[count + i] = bound<T>(matrices[i].lower, true);
+    to[2 * count + i] = bound<T>(matrices[i].upper, false);
   }
-  std::optional<Tensor> first;
-  if (start.has_value()) {
-    STD_TORCH_CHECK(start->dim() == 1 && start->size(0) == right,
-                    "power_iteration: start must have shape [", right, "]");
-    first = torch::stable::contiguous(torch::stable::to(*start, ScalarType::Double));
+}
+
+// One call: its matrices solved, their vectors in the result's tensor.
+class Solved {
+ public:
+  // A start that is zero stands for a random one if `zero_is_random`.
+  Solved(const std::vector<Tensor>& weights, const std::optional<Tensor>& start, int64_t iters,
+         double tol, bool lanczos, double delta, int64_t seed, bool zero_is_random) {
+    STD_TORCH_CHECK(!weights.empty(), "power_iteration: weights must hold at least one tensor");
+    STD_TORCH_CHECK(iters >= 1, "power_iteration: iters must be at least 1, got ", iters);
+    STD_TORCH_CHECK(delta > 0 && delta < 1, "power_iteration: delta must lie in (0, 1)");
+    std::vector<Source> sources;
+    sources.reserve(weights.size());
+    bool wide = false;
+    int64_t count = 0;
+    for (const Tensor& weight : weights) {
+      sources.push_back(readable(weight));
+      const Source& source = sources.back();
+      wide = wide || source.wide;
+      count += source.stack;
+      left += source.stack * source.rows;
+      right += source.stack * source.columns;
+    }
+    std::optional<Doubles> first;
+    if (start.has_value()) {
+      STD_TORCH_CHECK(
+          start->dim() == 1 && start->size(0) == right && is_float(start->scalar_type()),
+          "power_iteration: start must be floating point of shape [", right, "]");
+      first.emplace(*start);
+    }
+    dtype = wide ? ScalarType::Double : ScalarType::Float;
+    vectors = allocate({left + right}, dtype);
+    std::vector<double> narrow(static_cast<size_t>(wide ? 0 : left + right));
+    double* u = wide ? static_cast<double*>(vectors.data_ptr()) : narrow.data();
+    double* v = u + left;
+    const double* from = first.has_value() ? first->data() : nullptr;
+    matrices.reserve(static_cast<size_t>(count));
+    for (const Source& source : sources) {
+      for (int64_t i = 0; i < source.stack; ++i) {
+        SpectralMatrix matrix{};
+        matrix.data = source.data + i * source.rows * source.columns * (source.wide ? 8 : 4);
+        matrix.wide = source.wide;
+        matrix.rows = source.rows;
+        matrix.columns = source.columns;
+        matrix.row_stride = source.row_stride;
+        if (from != nullptr) {
+          matrix.start = checked_start(from, source.columns, zero_is_random);
+          from += source.columns;
+        }
+        matrix.u = u;
+        matrix.v = v;
+        matrices.push_back(matrix);
+        u += source.rows;
+        v += source.columns;
+      }
+    }
+    power_iteration_cpu(
+        {matrices.data(), count, iters, tol, lanczos, delta, static_cast<uint64_t>(seed)},
+        torch_parallel());
+    if (!wide) copy_out(narrow.data(), left + right, vectors);
+    sigma = allocate({count}, dtype);
+    for (int64_t i = 0; i < count; ++i) {
+      const SpectralMatrix& matrix = matrices[static_cast<size_t>(i)];
+      STD_TORCH_CHECK(matrix.status != SpectralStatus::kNonFinite,
+                      "power_iteration: weights must be finite, but matrix ", i,
+                      " holds NaN or infinity");
+      if (wide) {
+        static_cast<double*>(sigma.data_ptr())[i] = matrix.sigma;
+      } else {
+        static_cast<float*>(sigma.data_ptr())[i] = static_cast<float>(matrix.sigma);
+      }
+    }
   }
 
-  std::vector<double> u(static_cast<size_t>(left)), v(static_cast<size_t>(right));
   std::vector<SpectralMatrix> matrices;
-  matrices.reserve(static_cast<size_t>(count));
-  int64_t u_at = 0, v_at = 0;
-  for (const Tensor& tensor : read) {
-    const int64_t rows = tensor.size(tensor.dim() - 2), columns = tensor.size(tensor.dim() - 1);
-    const int64_t stack = stack_size(tensor);
-    const bool is_double = tensor.scalar_type() == ScalarType::Double;
-    const auto* data = static_cast<const char*>(tensor.data_ptr());
-    for (int64_t i = 0; i < stack; ++i) {
-      SpectralMatrix matrix{};
-      matrix.data = data + i * rows * columns * (is_double ? 8 : 4);
-      matrix.wide = is_double;
-      matrix.rows = rows;
-      matrix.columns = columns;
-      matrix.row_stride = tensor.dim() == 2 ? tensor.stride(0) : columns;
-      matrix.start =
-          first.has_value() ? static_cast<const double*>(first->data_ptr()) + v_at : nullptr;
-      matrix.u = u.data() + u_at;
-      matrix.v = v.data() + v_at;
-      matrices.push_back(matrix);
-      u_at += rows;
-      v_at += columns;
-    }
-  }
-  if (first.has_value()) {
-    for (size_t i = 0; i < matrices.size(); ++i) {
-      const SpectralMatrix& matrix = matrices[i];
-      double largest = 0;
-      for (int64_t j = 0; j < matrix.columns && std::isfinite(largest); ++j)
-        largest = std::isfinite(matrix.start[j]) ? std::max(largest, std::abs(matrix.start[j]))
-                                                 : matrix.start[j];
-      STD_TORCH_CHECK(matrix.columns == 0 || (std::isfinite(largest) && largest > 0),
-                      "power_iteration: start must be finite and not zero, but that of matrix ", i,
-                      " is not");
-    }
-  }
-  power_iteration_cpu(
-      {matrices.data(), count, iters, tol, lanczos, delta, static_cast<uint64_t>(seed)},
-      torch_parallel());
+  ScalarType dtype;
+  int64_t left = 0, right = 0;
+  Tensor sigma, vectors;  // [count], [left + right]
 
-  const ScalarType dtype = wide ? ScalarType::Double : ScalarType::Float;
-  Tensor sigma = torch::stable::new_empty(read[0], {count}, dtype);
-  Tensor u_out = torch::stable::new_empty(read[0], {left}, dtype);
-  Tensor v_out = torch::stable::new_empty(read[0], {right}, dtype);
-  Tensor bounds = torch::stable::new_empty(read[0], {3, count}, dtype);
-  Tensor codes = torch::stable::new_empty(read[0], {2, count}, ScalarType::Long);
-  std::vector<double> sigmas(static_cast<size_t>(count));
+ private:
+  // nullptr for a random one.
+  const double* checked_start(const double* start, int64_t size, bool zero_is_random) const {
+    double largest = 0;
+    for (int64_t j = 0; j < size && std::isfinite(largest); ++j)
+      largest = std::isfinite(start[j]) ? std::max(largest, std::abs(start[j])) : start[j];
+    if (zero_is_random && largest == 0) return nullptr;
+    STD_TORCH_CHECK(size == 0 || (std::isfinite(largest) && largest > 0),
+                    "power_iteration: start must be finite and not zero, but that of matrix ",
+                    matrices.size(), " is not");
+    return start;
+  }
+};
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> power_iteration(const std::vector<Tensor>& weights,
+                                                           const std::optional<Tensor>& start,
+                                                           int64_t iters, double tol, bool lanczos,
+                                                           double delta, int64_t seed) {
+  const Solved solved(weights, start, iters, tol, lanczos, delta, seed, false);
+  const auto count = static_cast<int64_t>(solved.matrices.size());
+  const Tensor bounds = allocate({3, count}, solved.dtype);
+  if (solved.dtype == ScalarType::Double) {
+    copy_bounds(solved.matrices, static_cast<double*>(bounds.data_ptr()));
+  } else {
+    copy_bounds(solved.matrices, static_cast<float*>(bounds.data_ptr()));
+  }
+  const Tensor codes = allocate({2, count}, ScalarType::Long);
   auto* const code = static_cast<int64_t*>(codes.data_ptr());
   for (int64_t i = 0; i < count; ++i) {
-    const SpectralMatrix& matrix = matrices[static_cast<size_t>(i)];
-    STD_TORCH_CHECK(matrix.status != SpectralStatus::kNonFinite,
-                    "power_iteration: weights must be finite, but matrix ", i,
-                    " holds NaN or infinity");
-    sigmas[static_cast<size_t>(i)] = matrix.sigma;
-    put_bound(matrix.residual, false, bounds, i);
-    put_bound(matrix.lower, true, bounds, count + i);
-    put_bound(matrix.upper, false, bounds, 2 * count + i);
-    code[i] = matrix.iterations;
-    code[count + i] = static_cast<int64_t>(matrix.status);
+    code[i] = solved.matrices[static_cast<size_t>(i)].iterations;
+    code[count + i] = static_cast<int64_t>(solved.matrices[static_cast<size_t>(i)].status);
   }
-  copy_out(sigmas, sigma);
-  copy_out(u, u_out);
-  copy_out(v, v_out);
-  return {sigma, u_out, v_out, bounds, codes};
+  return {solved.sigma, solved.vectors, bounds, codes};
 }
 
 // penalty[r] = weight[r] sum over the matrices i of group r of (sigma_i - target_i)^2, where matrix
-// i belongs to group i mod R; slope_i = d penalty / d sigma_i.
+// i belongs to group i mod R; slope_i = d penalty / d sigma_i. `next` are the vectors to start from
+// the next time: the right ones, or for a zero matrix, which has none, the former start.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> spectral_penalty(
     const std::vector<Tensor>& weights, const std::optional<Tensor>& start, const Tensor& target,
     const Tensor& weight, int64_t iters, bool lanczos, int64_t seed) {
-  auto [sigma, u, v, bounds, codes] =
-      power_iteration(weights, start, iters, -1.0, lanczos, 1e-6, seed);
-  const int64_t count = sigma.numel(), groups = weight.numel();
+  const Solved solved(weights, start, iters, -1.0, lanczos, 1e-6, seed, true);
+  const auto count = static_cast<int64_t>(solved.matrices.size());
+  const int64_t groups = weight.numel();
   STD_TORCH_CHECK(target.numel() == count && groups > 0 && count % groups == 0,
                   "spectral_penalty: target must have one number a matrix, weight one a group");
-  const Tensor wanted = torch::stable::contiguous(torch::stable::to(target, ScalarType::Double));
-  const Tensor factor = torch::stable::contiguous(torch::stable::to(weight, ScalarType::Double));
-  const auto* t = static_cast<const double*>(wanted.data_ptr());
-  const auto* w = static_cast<const double*>(factor.data_ptr());
-  const bool wide = sigma.scalar_type() == ScalarType::Double;
+  const Doubles targets(target), factors(weight);
+  const bool wide = solved.dtype == ScalarType::Double;
   std::vector<double> sums(static_cast<size_t>(groups)), slopes(static_cast<size_t>(count));
   for (int64_t i = 0; i < count; ++i) {
-    const double value = wide ? static_cast<const double*>(sigma.data_ptr())[i]
-                              : static_cast<const float*>(sigma.data_ptr())[i];
-    const double difference = value - t[i], scale = w[i % groups];
+    const double sigma = solved.matrices[static_cast<size_t>(i)].sigma;
+    const double rounded = wide ? sigma : static_cast<float>(sigma);
+    const double difference = rounded - targets.data()[i], scale = factors.data()[i % groups];
     sums[static_cast<size_t>(i % groups)] += scale * difference * difference;
     slopes[static_cast<size_t>(i)] = 2 * scale * difference;
   }
-  Tensor penalty = torch::stable::new_empty(sigma, {groups});
-  Tensor slope = torch::stable::new_empty(sigma, {count});
-  copy_out(sums, penalty);
-  copy_out(slopes, slope);
-  return {penalty, sigma, u, v, slope};
-}
+  const Tensor penalty = allocate({groups}, solved.dtype), slope = allocate({count}, solved.dtype);
+  copy_out(sums.data(), groups, penalty);
+  copy_out(slopes.data(), count, slope);
 
-std::vector<Tensor> power_iteration_backward(const Tensor& grad, const Tensor& u, const Tensor& v,
-                                             const std::vector<Tensor>& weights) {
-  int64_t count = 0, left = 0, right = 0;
-  for (const Tensor& weight : weights) {
-    STD_TORCH_CHECK(weight.dim() >= 2 && is_float(weight.scalar_type()),
-                    "power_iteration_backward: weights must be floating-point matrices");
-    const int64_t stack = stack_size(weight);
-    count += stack;
-    left += stack * weight.size(weight.dim() - 2);
-    right += stack * weight.size(weight.dim() - 1);
-  }
-  STD_TORCH_CHECK(grad.numel() == count && u.numel() == left && v.numel() == right,
-                  "power_iteration_backward: grad, u and v must fit the weights");
-  const Tensor scales = torch::stable::contiguous(torch::stable::to(grad, ScalarType::Double));
-  const Tensor us = torch::stable::contiguous(torch::stable::to(u, ScalarType::Double));
-  const Tensor vs = torch::stable::contiguous(torch::stable::to(v, ScalarType::Double));
-  std::vector<Tensor> gradients;
-  std::vector<SpectralGradient> tasks;
-  const auto* scale = static_cast<const double*>(scales.data_ptr());
-  const auto* u_at = static_cast<const double*>(us.data_ptr());
-  const auto* v_at = static_cast<const double*>(vs.data_ptr());
-  for (const Tensor& weight : weights) {
-    const bool wide = weight.scalar_type() == ScalarType::Double;
-    std::vector<int64_t> shape;
-    for (int64_t axis = 0; axis < weight.dim(); ++axis) shape.push_back(weight.size(axis));
-    gradients.push_back(
-        torch::stable::new_empty(weight, shape, wide ? ScalarType::Double : ScalarType::Float));
-    const int64_t rows = weight.size(weight.dim() - 2), columns = weight.size(weight.dim() - 1);
-    auto* data = static_cast<char*>(gradients.back().data_ptr());
-    for (int64_t i = 0; i < stack_size(weight); ++i) {
-      tasks.push_back({data, wide, rows, columns, *scale++, u_at, v_at});
-      data += rows * columns * (wide ? 8 : 4);
-      u_at += rows;
-      v_at += columns;
+  const Tensor next = allocate({solved.right}, solved.dtype);
+  const int64_t size = wide ? 8 : 4;
+  std::memcpy(next.data_ptr(), static_cast<char*>(solved.vectors.data_ptr()) + solved.left * size,
+              static_cast<size_t>(solved.right * size));
+  if (start.has_value()) {
+    const Doubles former(*start);
+    int64_t at = 0;
+    for (const SpectralMatrix& matrix : solved.matrices) {
+      if (matrix.status == SpectralStatus::kZero)
+        for (int64_t j = at; j < at + matrix.columns; ++j) {
+          if (wide) {
+            static_cast<double*>(next.data_ptr())[j] = former.data()[j];
+          } else {
+            static_cast<float*>(next.data_ptr())[j] = static_cast<float>(former.data()[j]);
+          }
+        }
+      at += matrix.columns;
     }
   }
-  power_iteration_backward_cpu(tasks.data(), static_cast<int64_t>(tasks.size()), torch_parallel());
+  return {penalty, solved.sigma, solved.vectors, slope, next};
+}
+
+// grad_i u_i v_i^T for every matrix i, in the dtype of its weight.
+std::vector<Tensor> power_iteration_backward(const Tensor& grad, const Tensor& vectors,
+                                             const std::vector<Tensor>& weights) {
+  std::vector<Tensor> gradients;
+  std::vector<SpectralGradient> tasks;
+  gradients.reserve(weights.size());
+  int64_t left = 0, right = 0;
+  for (const Tensor& weight : weights) {
+    const int64_t dims = weight.dim();
+    const ScalarType dtype = weight.scalar_type();
+    STD_TORCH_CHECK(dims >= 2 && is_float(dtype),
+                    "power_iteration_backward: weights must be floating-point matrices");
+    const auto sizes = weight.sizes();
+    const int64_t rows = sizes[dims - 2], columns = sizes[dims - 1];
+    int64_t stack = 1;
+    for (int64_t axis = 0; axis < dims - 2; ++axis) stack *= sizes[axis];
+    const bool wide = dtype == ScalarType::Double;
+    const ScalarType written = wide ? ScalarType::Double : ScalarType::Float;
+    gradients.push_back(dims == 2 ? allocate({rows, columns}, written)
+                                  : torch::stable::new_empty(weight, sizes, written));
+    auto* data = static_cast<char*>(gradients.back().data_ptr());
+    for (int64_t i = 0; i < stack; ++i) {
+      tasks.push_back({data, wide, rows, columns, 0, nullptr, nullptr});
+      data += rows * columns * (wide ? 8 : 4);
+    }
+    left += stack * rows;
+    right += stack * columns;
+  }
+  const auto count = static_cast<int64_t>(tasks.size());
+  STD_TORCH_CHECK(grad.numel() == count && vectors.numel() == left + right,
+                  "power_iteration_backward: grad and vectors must fit the weights");
+  const Doubles scales(grad), both(vectors);
+  const double *scale = scales.data(), *u = both.data(), *v = u + left;
+  for (SpectralGradient& task : tasks) {
+    task.scale = *scale++;
+    task.u = u;
+    task.v = v;
+    u += task.rows;
+    v += task.columns;
+  }
+  power_iteration_backward_cpu(tasks.data(), count, torch_parallel());
   for (size_t i = 0; i < weights.size(); ++i)
     if (weights[i].scalar_type() != gradients[i].scalar_type())
       gradients[i] = torch::stable::to(gradients[i], weights[i].scalar_type());
   return gradients;
 }
 
+// Each op twice: with a derivative that is registered in Python, which is what torch.compile needs
+// and costs an eager call 7 us, and without one, for the autograd functions of eager mode.
+constexpr const char* kSuffixes[] = {"", "_eager"};
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fractalkern, library) {
-  library.def(
-      "power_iteration(Tensor[] weights, Tensor? start, int iters, float tol, bool lanczos, "
-      "float delta, int seed) -> (Tensor sigma, Tensor u, Tensor v, Tensor bounds, Tensor codes)");
-  library.def(
-      "spectral_penalty(Tensor[] weights, Tensor? start, Tensor target, Tensor weight, int iters, "
-      "bool lanczos, int seed) -> (Tensor penalty, Tensor sigma, Tensor u, Tensor v, Tensor "
-      "slope)");
-  library.def(
-      "power_iteration_backward(Tensor grad, Tensor u, Tensor v, Tensor[] weights) -> Tensor[]");
+  for (const std::string suffix : kSuffixes) {
+    library.def(("power_iteration" + suffix +
+                 "(Tensor[] weights, Tensor? start, int iters, float tol, bool lanczos, "
+                 "float delta, int seed) -> (Tensor sigma, Tensor vectors, Tensor bounds, "
+                 "Tensor codes)")
+                    .c_str());
+    library.def(("spectral_penalty" + suffix +
+                 "(Tensor[] weights, Tensor? start, Tensor target, Tensor weight, int iters, "
+                 "bool lanczos, int seed) -> (Tensor penalty, Tensor sigma, Tensor vectors, "
+                 "Tensor slope, Tensor next)")
+                    .c_str());
+    library.def(("power_iteration_backward" + suffix +
+                 "(Tensor grad, Tensor vectors, Tensor[] weights) -> Tensor[]")
+                    .c_str());
+  }
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fractalkern, CPU, library) {
-  library.impl("power_iteration", TORCH_BOX(&power_iteration));
-  library.impl("spectral_penalty", TORCH_BOX(&spectral_penalty));
-  library.impl("power_iteration_backward", TORCH_BOX(&power_iteration_backward));
+  for (const std::string suffix : kSuffixes) {
+    library.impl(("power_iteration" + suffix).c_str(), TORCH_BOX(&power_iteration));
+    library.impl(("spectral_penalty" + suffix).c_str(), TORCH_BOX(&spectral_penalty));
+    library.impl(("power_iteration_backward" + suffix).c_str(),
+                 TORCH_BOX(&power_iteration_backward));
+  }
 }
 
 }  // namespace fractalkern

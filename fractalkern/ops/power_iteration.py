@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -19,15 +19,16 @@ METHODS = ("lanczos", "power")
 STATUS = ("iterated", "converged", "not converged", "zero")
 _DTYPES = frozenset(FLOAT_DTYPES)
 
-Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+# sigma [B], the left vectors and then the right ones, bounds [3, B], codes [2, B].
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-@dataclass(frozen=True, eq=False)
 class SpectralNorms:
     """Top singular values of B matrices: `[...]` for a tensor `[..., m, n]`, `[B]` for a list.
 
     Attributes:
-        sigma: the largest singular value found, |W v|; differentiable.
+        sigma: the largest singular value found, |W v|; differentiable. All others are views of the
+            op's outputs, made on request.
         residual: |W^T u - sigma v| / sigma.
         lower: never above the true value.
         upper: not below the true value, but for a probability of `delta` over random starts.
@@ -35,31 +36,73 @@ class SpectralNorms:
         codes: int64, the status as an index of `STATUS`.
     """
 
-    sigma: Tensor
-    residual: Tensor
-    lower: Tensor
-    upper: Tensor
-    iterations: Tensor
-    codes: Tensor = field(repr=False)
-    flat_u: Tensor = field(repr=False)
-    flat_v: Tensor = field(repr=False)
-    shapes: tuple[tuple[int, ...], ...] = field(repr=False)
-    is_list: bool = field(repr=False)
+    __slots__ = ("_bounds", "_codes", "_vectors", "is_list", "shapes", "sigma")
+
+    def __init__(self, outputs: Outputs, shapes: Sequence[tuple[int, ...]], is_list: bool) -> None:
+        self.sigma, self._vectors, self._bounds, self._codes = outputs
+        self.shapes, self.is_list = shapes, is_list
+        if not is_list and len(shapes[0]) != 3:
+            self.sigma = self.sigma.reshape(shapes[0][:-2])
+
+    def __repr__(self) -> str:
+        names = ("sigma", "residual", "lower", "upper", "iterations")
+        return f"SpectralNorms({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+    @property
+    def residual(self) -> Tensor:
+        """|W^T u - sigma v| / sigma."""
+        return self._shaped(self._bounds[0])
+
+    @property
+    def lower(self) -> Tensor:
+        """Never above the true value."""
+        return self._shaped(self._bounds[1])
+
+    @property
+    def upper(self) -> Tensor:
+        """Not below the true value, but for a probability of `delta` over random starts."""
+        return self._shaped(self._bounds[2])
+
+    @property
+    def iterations(self) -> Tensor:
+        """int64, how many times the matrix was read."""
+        return self._shaped(self._codes[0])
+
+    @property
+    def codes(self) -> Tensor:
+        """int64, the status as an index of `STATUS`."""
+        return self._shaped(self._codes[1])
+
+    @property
+    def flat_u(self) -> Tensor:
+        """All left vectors end to end."""
+        return self._vectors[: self._left()]
+
+    @property
+    def flat_v(self) -> Tensor:
+        """All right vectors end to end."""
+        return self._vectors[self._left() :]
 
     @property
     def u(self) -> Any:
-        """Left vectors: `[..., m]`, or a list of `[m]`; views made on request."""
+        """Left vectors: `[..., m]`, or a list of `[m]`."""
         return self._split(self.flat_u, -2)
 
     @property
     def v(self) -> Any:
-        """Right vectors: `[..., n]`, or a list of `[n]`; views made on request."""
+        """Right vectors: `[..., n]`, or a list of `[n]`."""
         return self._split(self.flat_v, -1)
 
     @property
     def status(self) -> Any:
         """ "iterated" (no tol), "converged", "not converged" or "zero": nested like sigma."""
         return _names(self.codes.tolist())
+
+    def _left(self) -> int:
+        return sum(math.prod(shape[:-1]) for shape in self.shapes)
+
+    def _shaped(self, row: Tensor) -> Tensor:
+        return row if self.is_list else row.reshape(self.shapes[0][:-2])
 
     def _split(self, flat: Tensor, axis: int) -> Any:
         if self.is_list:
@@ -143,49 +186,59 @@ def power_iteration(
     """
     is_list = isinstance(weights, list | tuple)
     tensors = list(weights) if is_list else [weights]
-    shapes = []
+    shapes: list[tuple[int, ...]] = []
+    all_cpu = True
     for i, weight in enumerate(tensors):
         if not isinstance(weight, Tensor):
-            tensors[i] = as_tensor(OP, f"weights[{i}]" if is_list else "weights", weight)
-    for i, weight in enumerate(tensors):
+            name = f"weights[{i}]" if is_list else "weights"
+            weight = tensors[i] = as_tensor(OP, name, weight)  # noqa: PLW2901
         shape = weight.shape
         dims = len(shape)
         if weight.dtype not in _DTYPES or dims < 2 or (is_list and dims != 2):
             _refuse_weight(f"weights[{i}]" if is_list else "weights", weight, is_list)
-        shapes.append(tuple(shape))
-    _check_options(tensors, iters, tol, method, seed, delta)
+        all_cpu = all_cpu and weight.is_cpu
+        shapes.append(shape)
+    if not all_cpu or not tensors:
+        _check_devices(tensors)
+    _check_options(iters, tol, method, seed, delta)
     flat_start = None if start is None else _flat_start(start, shapes, is_list)
 
     limit = -1.0 if tol is None else float(tol)
     lanczos = method == "lanczos"
-    if math.prod(shapes[0][:-2]) == 0:
+    outputs: Outputs
+    if not is_list and math.prod(shapes[0][:-2]) == 0:
         outputs = _empty(tensors[0])
     elif resolve(backend) == "reference":
         options = (flat_start, iters, tol, lanczos, delta, seed)
         outputs = _Reference.apply(*options, *tensors)  # type: ignore[no-untyped-call]
-    elif torch.compiler.is_compiling():
-        outputs = torch.ops.fractalkern.power_iteration(
-            tensors, flat_start, iters, limit, lanczos, delta, seed
-        )
     else:
-        try:
-            outputs = torch.ops.fractalkern.power_iteration.default(
-                tensors, flat_start, iters, limit, lanczos, delta, seed
-            )
-        except RuntimeError as error:
-            raise_input_error(error)
-    sigma, flat_u, flat_v, bounds, codes = outputs
-    if not is_list:
-        batch = shapes[0][:-2]
-        sigma = sigma.reshape(batch)
-        bounds, codes = bounds.reshape(3, *batch), codes.reshape(2, *batch)
-    residual, lower, upper = bounds.unbind()
-    iterations, status = codes.unbind()
-    return SpectralNorms(
-        *(sigma, residual, lower, upper, iterations, status, flat_u, flat_v),
-        tuple(shapes),
-        is_list,
-    )
+        outputs = _call(tensors, flat_start, iters, limit, lanczos, delta, seed)
+    return SpectralNorms(outputs, shapes, is_list)
+
+
+def _call(weights: list[Tensor], start: Tensor | None, *options: Any) -> Any:
+    if torch.compiler.is_compiling():
+        return torch.ops.fractalkern.power_iteration(weights, start, *options)
+    try:
+        if _needs_function(weights):
+            return _Sigma.apply(start, *options, *weights)  # type: ignore[no-untyped-call]
+        return _forward(weights, start, *options)
+    except RuntimeError as error:
+        for weight in weights:
+            if weight.layout != torch.strided:
+                raise InputTypeError(f"{OP}: weights must be dense, got {weight.layout}") from None
+        raise_input_error(error)
+
+
+def _needs_function(weights: list[Tensor]) -> bool:
+    # Inside torch.func.vmap a tensor does not know of a torch.func.grad around it.
+    if torch._C._are_functorch_transforms_active():
+        return True
+    if torch.is_grad_enabled():
+        for weight in weights:
+            if weight.requires_grad:
+                return True
+    return False
 
 
 def raise_input_error(error: RuntimeError) -> NoReturn:
@@ -206,9 +259,7 @@ def _refuse_weight(name: str, weight: Tensor, is_list: bool) -> NoReturn:
     raise InputError(f"{OP}: {name} must be {expected}, got shape {list(weight.shape)}")
 
 
-def _check_options(
-    tensors: list[Tensor], iters: object, tol: object, method: object, seed: object, delta: object
-) -> None:
+def _check_devices(tensors: list[Tensor]) -> None:
     if not tensors:
         raise InputError(f"{OP}: weights must hold at least one matrix, got an empty list")
     device = tensors[0].device
@@ -218,8 +269,9 @@ def _check_options(
                 f"{OP}: weights must be on one device, but weights[0] is on {device} "
                 f"and weights[{i}] on {tensor.device}"
             )
-        if tensor.layout != torch.strided:
-            raise InputTypeError(f"{OP}: weights must be dense, got {tensor.layout}")
+
+
+def _check_options(iters: object, tol: object, method: object, seed: object, delta: object) -> None:
     for name, value, least in (("iters", iters, 1), ("seed", seed, 0)):
         if not isinstance(value, int) or isinstance(value, bool):
             raise InputTypeError(f"{OP}: {name} must be an integer, got {value!r}")
@@ -279,10 +331,14 @@ def _empty(weight: Tensor) -> Outputs:
     """The result for a stack of no matrices."""
     none = weight.new_zeros(0, dtype=_result_dtype([weight]))
     codes = weight.new_zeros((2, 0), dtype=torch.int64)
-    return weight.flatten().to(none.dtype), none, none, none.reshape(3, 0), codes
+    return weight.flatten().to(none.dtype), none, none.reshape(3, 0), codes
 
 
-@torch.library.register_fake("fractalkern::power_iteration")
+# The ops of eager mode have no derivative registered, whose Python costs every call 7 us.
+_forward = torch.ops.fractalkern.power_iteration_eager.default
+_gradients = torch.ops.fractalkern.power_iteration_backward_eager.default
+
+
 def _fake(
     weights: Sequence[Tensor],
     start: Tensor | None,
@@ -297,29 +353,27 @@ def _fake(
     first = weights[0]
     return (
         first.new_empty(count, dtype=dtype),
-        first.new_empty(left, dtype=dtype),
-        first.new_empty(right, dtype=dtype),
+        first.new_empty(left + right, dtype=dtype),
         first.new_empty((3, count), dtype=dtype),
         first.new_empty((2, count), dtype=torch.int64),
     )
 
 
-@torch.library.register_fake("fractalkern::power_iteration_backward")
-def _fake_backward(grad: Tensor, u: Tensor, v: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+def _fake_backward(grad: Tensor, vectors: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
     return [
         torch.empty(weight.shape, dtype=weight.dtype, device=weight.device) for weight in weights
     ]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
-    _, u, v, bounds, codes = output
-    ctx.mark_non_differentiable(u, v, bounds, codes)
-    ctx.save_for_backward(u, v, *inputs[0])
+    _, vectors, bounds, codes = output
+    ctx.mark_non_differentiable(vectors, bounds, codes)
+    ctx.save_for_backward(vectors, *inputs[0])
 
 
 def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
-    u, v, *weights = ctx.saved_tensors
-    gradients = torch.ops.fractalkern.power_iteration_backward(grad, u, v, weights)
+    vectors, *weights = ctx.saved_tensors
+    gradients = torch.ops.fractalkern.power_iteration_backward(grad, vectors, weights)
     return gradients, None, None, None, None, None, None
 
 
@@ -339,31 +393,123 @@ def refuse_double_backward(ctx: Any, *_: Any) -> NoReturn:
 torch.library.register_autograd("fractalkern::power_iteration_backward", refuse_double_backward)
 
 
-def _vmap(info: Any, in_dims: Any, weights: Any, start: Any, *options: Any) -> Any:
-    size = info.batch_size
+def _leading(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+    return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
-    def leading(tensor: Tensor, dim: int | None) -> Tensor:
-        return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
-    stacked = [leading(w, dim) for w, dim in zip(weights, in_dims[0], strict=True)]
+def _stacked_sizes(stacked: Sequence[Tensor]) -> tuple[list[int], list[int], list[int]]:
+    """Of one of the batch's lists: how many matrices, rows and columns each weight has."""
     stacks = [math.prod(weight.shape[1:-2]) for weight in stacked]
     rows = [s * w.shape[-2] for s, w in zip(stacks, stacked, strict=True)]
     columns = [s * w.shape[-1] for s, w in zip(stacks, stacked, strict=True)]
+    return stacks, rows, columns
+
+
+def _unstack(flat: Tensor, sizes: list[int], batch: int) -> Tensor:
+    """`[..., sum]` with the batch inside each of the parts, to `[..., batch, sum / batch]`."""
+    parts = torch.split(flat, [batch * part for part in sizes], -1)
+    return torch.cat([p.reshape(*p.shape[:-1], batch, -1) for p in parts], -1)
+
+
+def _restack(flat: Tensor, sizes: list[int]) -> Tensor:
+    """And back, from `[batch, sum / batch]`."""
+    return torch.cat([part.reshape(-1) for part in torch.split(flat, sizes, -1)])
+
+
+def _vmap_as(run: Any, info: Any, in_dims: Any, weights: Any, start: Any, *options: Any) -> Any:
+    batch = info.batch_size
+    stacked = [_leading(w, dim, batch) for w, dim in zip(weights, in_dims[0], strict=True)]
+    stacks, rows, columns = _stacked_sizes(stacked)
     if start is not None:
-        parts = torch.split(leading(start, in_dims[1]), columns, 1)
-        start = torch.cat([part.reshape(-1) for part in parts])
-    outputs = torch.ops.fractalkern.power_iteration(stacked, start, *options)
-
-    def unstack(flat: Tensor, sizes: list[int]) -> Tensor:
-        parts = torch.split(flat, [size * part for part in sizes], -1)
-        return torch.cat([p.reshape(*p.shape[:-1], size, -1) for p in parts], -1)
-
-    sizes = (stacks, rows, columns, stacks, stacks)
-    split = tuple(unstack(flat, part) for flat, part in zip(outputs, sizes, strict=True))
-    return split, (0, 0, 0, 1, 1)
+        start = _restack(_leading(start, in_dims[1], batch), columns)
+    sizes = (stacks, rows + columns, stacks, stacks)
+    outputs = run(stacked, start, *options)
+    split = tuple(_unstack(flat, part, batch) for flat, part in zip(outputs, sizes, strict=True))
+    return split, (0, 0, 1, 1)
 
 
-torch.library.register_vmap("fractalkern::power_iteration", _vmap)
+def _vmap_backward_as(
+    run: Any, info: Any, in_dims: Any, grad: Tensor, vectors: Tensor, weights: Any
+) -> Any:
+    batch = info.batch_size
+    stacked = [_leading(w, dim, batch) for w, dim in zip(weights, in_dims[2], strict=True)]
+    stacks, rows, columns = _stacked_sizes(stacked)
+    gradients = run(
+        _restack(_leading(grad, in_dims[0], batch), stacks),
+        _restack(_leading(vectors, in_dims[1], batch), rows + columns),
+        stacked,
+    )
+    return gradients, [0] * len(stacked)
+
+
+for _suffix in ("", "_eager"):
+    for _name, _fake_of, _vmap_of in (
+        (f"power_iteration{_suffix}", _fake, _vmap_as),
+        (f"power_iteration_backward{_suffix}", _fake_backward, _vmap_backward_as),
+    ):
+        torch.library.register_fake(f"fractalkern::{_name}", _fake_of)
+        _op = getattr(torch.ops.fractalkern, _name)
+        torch.library.register_vmap(f"fractalkern::{_name}", partial(_vmap_of, _op))
+
+
+class _Gradients(torch.autograd.Function):
+    """grad_i u_i v_i^T for each weight; differentiated again, an error."""
+
+    @staticmethod
+    def forward(grad: Tensor, vectors: Tensor, *weights: Tensor) -> Any:  # type: ignore[override]
+        """The gradients of the weights."""
+        return tuple(_gradients(grad, vectors, weights))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Keeps nothing."""
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        """Refuses."""
+        refuse_double_backward(ctx)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, grad: Tensor, vectors: Tensor, *weights: Tensor) -> Any:  # type: ignore[override]
+        """One call for the whole batch."""
+        dims = (*in_dims[:2], in_dims[2:])
+        gradients, dims = _vmap_backward_as(gradients_of, info, dims, grad, vectors, weights)
+        return tuple(gradients), tuple(dims)
+
+
+def gradients_of(grad: Tensor, vectors: Tensor, weights: Sequence[Tensor]) -> Any:
+    """grad_i u_i v_i^T for each weight, where that may be differentiated again, refusing it."""
+    if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        return _Gradients.apply(grad, vectors, *weights)  # type: ignore[no-untyped-call]
+    return _gradients(grad, vectors, weights)
+
+
+class _Sigma(torch.autograd.Function):
+    """The op with its derivative for eager mode and torch.func."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> Any:  # type: ignore[override]
+        """The op's outputs for its inputs, the weights last."""
+        return _forward(inputs[6:], *inputs[:6])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Keeps what backward needs."""
+        ctx.set_materialize_grads(False)  # no zeros for the outputs without a derivative
+        _setup_context(ctx, (inputs[6:],), output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:  # type: ignore[override]
+        """The gradients of the weights."""
+        vectors, *weights = ctx.saved_tensors
+        if grads[0] is None:
+            return (None,) * (6 + len(weights))
+        return None, None, None, None, None, None, *gradients_of(grads[0], vectors, weights)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:  # type: ignore[override]
+        """One call for the whole batch."""
+        return _vmap_as(_call, info, (in_dims[6:], in_dims[0]), inputs[6:], *inputs[:6])
 
 
 class _Reference(torch.autograd.Function):
@@ -402,7 +548,7 @@ class _Reference(torch.autograd.Function):
             )
             at += n
         dtype = _result_dtype(weights)
-        u, v = (torch.cat([getattr(t, name) for t in triples]).to(dtype) for name in "uv")
+        vectors = torch.cat([getattr(t, name) for name in "uv" for t in triples]).to(dtype)
         bounds = torch.tensor(
             [[t.residual for t in triples], [t.lower for t in triples], [t.upper for t in triples]],
             dtype=torch.float64,
@@ -413,12 +559,11 @@ class _Reference(torch.autograd.Function):
             outside = torch.nextafter(nearest, away)
             nearest = torch.where(nearest == bounds, nearest, outside)
         codes = torch.tensor([[t.iterations for t in triples], [t.status for t in triples]])
-        ctx.mark_non_differentiable(u, v, nearest, codes)
-        ctx.save_for_backward(u, v, *weights)
-        return torch.tensor([t.sigma for t in triples], dtype=dtype), u, v, nearest, codes
+        ctx.mark_non_differentiable(vectors, nearest, codes)
+        ctx.save_for_backward(vectors, *weights)
+        return torch.tensor([t.sigma for t in triples], dtype=dtype), vectors, nearest, codes
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:  # type: ignore[override]
-        u, v, *weights = ctx.saved_tensors
-        gradients = torch.ops.fractalkern.power_iteration_backward(grad, u, v, weights)
-        return None, None, None, None, None, None, *gradients
+        vectors, *weights = ctx.saved_tensors
+        return None, None, None, None, None, None, *gradients_of(grad, vectors, weights)
