@@ -288,7 +288,7 @@ def _sitting(out, log, kill_at=None, pause=0.0):
 
 
 def _recorded(out):
-    with Store(out, "trainability", run_module._identity(TINY)) as store:
+    with Store(out, "trainability", run_module.identity(TINY)) as store:
         assert store.damaged == []
         return store.finished()
 

@@ -21,9 +21,12 @@ class Options:
 
     settings: tyro.conf.OmitArgPrefixes[TrainabilityConfig]
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Run folder; by default runs/trainability-CONDITION, with -quick if that is asked for."""
+    """Run folder; by default runs/trainability-CONDITION, with -quick and -preview if asked for."""
     quick: tyro.conf.FlagCreatePairsOff[bool] = False
     """A small grid that takes seconds; other options still override."""
+    preview: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Train only the networks near a change of label and a sample of the others; the report bounds
+    the share of cells whose label is wrong."""
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE.toml")] = None
     """Settings to start from; other options override them."""
     print_config: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -40,7 +43,13 @@ def run(arguments: list[str]) -> int:
         return 0
     out = options.out
     if out is None:
-        out = Path("runs", f"trainability-{config.condition}{'-quick' * options.quick}")
+        kind = "-quick" * options.quick + "-preview" * options.preview
+        out = Path("runs", f"trainability-{config.condition}{kind}")
+    if options.preview:
+        from fractalkern.experiments.trainability.preview import run_preview
+
+        print(run_preview(config, out))
+        return 0
     from fractalkern.experiments.trainability import run as experiment
 
     print(experiment.run(config, out))

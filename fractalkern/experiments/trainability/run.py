@@ -45,18 +45,19 @@ def run(config: TrainabilityConfig, out: Path) -> str:
         KeyboardInterrupt: after printing how to go on; finished tiles are kept.
     """
     config.checked()
-    with Store(out, "trainability", _identity(config)) as store:
+    with Store(out, "trainability", identity(config)) as store:
         write_atomically(out / "config.toml", to_toml(config).encode())
         write_atomically(out / "environment.json", _json(environment()))
         try:
             _compute(config, store)
             return _report(config, store)
         except KeyboardInterrupt:
-            _explain_interrupt(config, store)
+            kept = f"{len(store.finished())} of {config.tile_count} tiles"
+            explain_interrupt(config, store, kept)
             raise
 
 
-def _identity(config: TrainabilityConfig) -> dict[str, object]:
+def identity(config: TrainabilityConfig) -> dict[str, object]:
     """Everything that the bits of the results depend on, which a resumed run must share."""
     info = build_info()
     return {
@@ -108,11 +109,11 @@ def _json(content: dict[str, object]) -> bytes:
     return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
 
 
-def _explain_interrupt(config: TrainabilityConfig, store: Store) -> None:
-    command = ["fractalkern", "trainability", "--config", str(store.folder / "config.toml")]
-    command += ["--out", str(store.folder)]
+def explain_interrupt(config: TrainabilityConfig, store: Store, kept: str, *options: str) -> None:
+    """Says on stderr what of a run is kept and which command goes on with it."""
+    command = ["fractalkern", "trainability", *options]
+    command += ["--config", str(store.folder / "config.toml"), "--out", str(store.folder)]
     print(
-        f"Interrupted: {len(store.finished())} of {config.tile_count} tiles are finished and kept. "
-        f"To go on: {shlex.join(command)}",
+        f"Interrupted: {kept} are finished and kept. To go on: {shlex.join(command)}",
         file=sys.stderr,
     )
