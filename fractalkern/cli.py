@@ -67,6 +67,7 @@ VERBS = {
     name: Verb(summary, _command(name))
     for name, summary in {
         "trainability": "which learning rates train a network: picture and dimension",
+        "zoom": "the boundary of trainability followed inwards, its dimension at each level",
         "noise": "a field with power ~ |k|^-beta, as numbers or as a picture",
         "sigma": "top singular values of a checkpoint's weights",
         "doctor": "what was built, what was found, what is missing",

@@ -1,14 +1,13 @@
 """`fractalkern trainability`: the experiment's settings, its folder, where settings come from."""
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from fractalkern.commands.arguments import parsed
-from fractalkern.experiments.settings import from_toml, to_toml
+from fractalkern.commands.arguments import base_config, parsed
+from fractalkern.experiments.settings import to_toml
 from fractalkern.experiments.trainability.config import TrainabilityConfig, quick
 
 
@@ -35,7 +34,7 @@ class Options:
 
 def run(arguments: list[str]) -> int:
     """Runs the verb; returns the exit code."""
-    default = Options(_base_config(arguments))
+    default = Options(base_config(arguments, TrainabilityConfig(), quick))
     options = parsed("trainability", Options, arguments, default=default)
     config = options.settings.checked()
     if options.print_config:
@@ -54,16 +53,3 @@ def run(arguments: list[str]) -> int:
 
     print(experiment.run(config, out))
     return 0
-
-
-def _base_config(arguments: list[str]) -> TrainabilityConfig:
-    """The defaults that the other options start from: --quick, then the file of --config."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    early.add_argument("--quick", action="store_true")
-    early.add_argument("--config", type=Path)
-    try:
-        found, _ = early.parse_known_args(arguments)
-    except argparse.ArgumentError:
-        return TrainabilityConfig()  # tyro will say what is wrong
-    config = quick(TrainabilityConfig()) if found.quick else TrainabilityConfig()
-    return from_toml(config, found.config) if found.config else config
