@@ -30,16 +30,19 @@ def restretch(value: NDArray[np.float64]) -> NDArray[np.float64]:
 
     The original's colour scale: every shade covers the same area, and the two signs never meet.
     """
+    return rank_stretch(value, value)
+
+
+def rank_stretch(value: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same for `value` by its ranks among those of `reference`, whose range bounds them."""
     stretched = np.empty(value.shape)
-    for chosen, low, high in (
-        (value < 0, -1.0, -_PALEST),
-        (value >= 0, _PALEST, 1.0),
-    ):
-        part = value[chosen]
-        ordered = np.sort(part)
+    for negative, low, high in ((True, -1.0, -_PALEST), (False, _PALEST, 1.0)):
+        chosen = (value < 0) == negative
+        ordered = np.sort(reference[(reference < 0) == negative])
+        part, most = value[chosen], max(ordered.size - 1, 1)
         rank = np.searchsorted(ordered, part, "left") + np.searchsorted(ordered, part, "right")
-        middle = (rank - 1) / 2
-        stretched[chosen] = low + (high - low) * middle / max(part.size - 1, 1)
+        middle = np.clip((rank - 1) / 2, 0, most)
+        stretched[chosen] = low + (high - low) * middle / most
     return stretched
 
 
