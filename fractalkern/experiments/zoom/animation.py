@@ -168,16 +168,23 @@ def _place(outer: Frame, inner: Frame) -> tuple[tuple[float, float], tuple[float
     """Where the inner frame begins along each axis, and its side, as shares of the outer's."""
     start, ratio = [], []
     for axis in (0, 2):
-        low, high = outer.window[axis : axis + 2]
-        start.append((inner.window[axis] - low) / (high - low))
-        ratio.append((inner.window[axis + 1] - inner.window[axis]) / (high - low))
+        (low, high), (inner_low, inner_high) = (_extent(frame, axis) for frame in (outer, inner))
+        start.append((inner_low - low) / (high - low))
+        ratio.append((inner_high - inner_low) / (high - low))
     return (start[0], start[1]), (ratio[0], ratio[1])
 
 
+def _extent(frame: Frame, axis: int) -> tuple[float, float]:
+    """The outer edges of the cells, whose centres the window begins and ends with."""
+    low, high = frame.window[axis : axis + 2]
+    half = (high - low) / (len(frame.value) - 1) / 2
+    return low - half, high + half
+
+
 def _sampled(cells: Floats, columns: Floats, rows: Floats) -> Floats:
-    """The nearest cell at each place; 0 and 1 are the centres of the outermost cells."""
-    last = len(cells) - 1
-    r, c = (np.clip(np.rint(place * last), 0, last).astype(np.int64) for place in (rows, columns))
+    """The cell at each place; 0 and 1 are the outer edges of the outermost cells."""
+    n = len(cells)
+    r, c = (np.clip(np.floor(place * n), 0, n - 1).astype(np.int64) for place in (rows, columns))
     sampled: Floats = cells[np.ix_(r, c)]
     return sampled
 
