@@ -40,9 +40,9 @@ class ZoomConfig:
     final_window: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     """Last view of a window path; it is widened by the factor about its centre until its smaller
     side reaches 6 decades, which is the first frame."""
-    flips: float = 0.1
+    flips: float = 0.25
     """A path ends at the frame where more than this share of the labels beside the boundary change
-    when both rates move by one unit in the last place."""
+    when both rates move by one unit in the last place; coin flips would give about a half."""
     flips_sample: int = 256
     """Cells beside the boundary that are drawn at random for that test in each frame."""
     dtype: Literal["float64", "float32"] = "float64"

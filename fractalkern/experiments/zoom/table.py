@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 
 from fractalkern.confidence import mean_interval
+from fractalkern.dimension import estimate_dimension
 from fractalkern.errors import InputError
 from fractalkern.experiments.environment import environment
 from fractalkern.experiments.trainability.config import Condition
+from fractalkern.experiments.trainability.findings import half_planes
 from fractalkern.experiments.trainability.training import cell_trainer
 from fractalkern.experiments.zoom.config import ZoomConfig
 from fractalkern.experiments.zoom.report import by_level, pooled_published, used
@@ -32,6 +34,7 @@ PUBLISHED: dict[Condition, float | None] = {
     "init-offset": None,
 }
 _CELLS_FOR_THE_RATE = 1024
+_COIN_FIELDS = 4
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ class Row:
         deepest: ours at the last level, mean over random paths; low, high: Student's 95 % interval.
         all_levels: ours, mean over random paths of the mean over a path's levels below the first.
         p_value: median over the frames of the last level, if the estimate has a null.
-        frames, untrusted: computed on the random paths, and those that rounding decides.
+        frames, frames_used: computed on the random paths, and those of them that the dimensions
+            above rest on: with a boundary that can be fitted and that rounding does not decide.
     """
 
     condition: str
@@ -104,7 +108,7 @@ class Row:
     all_levels_high: float | None
     p_value: float | None
     frames: int
-    untrusted: int
+    frames_used: int
     compute_seconds: float
 
 
@@ -164,6 +168,7 @@ def run(config: TableConfig, out: Path, say: Callable[[str], None]) -> str:
     content = {
         "settings": dataclasses.asdict(config),
         "environment": environment(),
+        "controls": _controls_by_size(config),
         "rows": [dataclasses.asdict(row) for row in rows],
     }
     write_atomically(out / "table.json", (json.dumps(content, indent=2) + "\n").encode())
@@ -210,7 +215,7 @@ def _row(paths: Zoom, densest: Zoom) -> Row:
         all_levels_high=high,
         p_value=last.p_value,
         frames=len(paths.levels),
-        untrusted=sum(not entry.trusted for entry in paths.levels),
+        frames_used=len(good),
         compute_seconds=paths.compute_seconds + densest.compute_seconds,
     )
 
@@ -218,6 +223,17 @@ def _row(paths: Zoom, densest: Zoom) -> Row:
 def _mean(entries: list[Level]) -> float | None:
     dimensions = [e.measured.dimension for e in entries if e.measured.dimension is not None]
     return statistics.fmean(dimensions) if dimensions else None
+
+
+def _controls_by_size(config: TableConfig) -> dict[str, object]:
+    found = {n: controls(n, config.seed) for n in dict.fromkeys(config.resolutions)}
+    return {
+        str(n): {
+            "straight lines": dataclasses.asdict(straight),
+            "coin flips": dataclasses.asdict(coins),
+        }
+        for n, (straight, coins) in found.items()
+    }
 
 
 def markdown(config: TableConfig, rows: list[Row]) -> str:
@@ -231,8 +247,10 @@ def markdown(config: TableConfig, rows: list[Row]) -> str:
         "ours, first view",
         f"ours, deepest ({rows[0].deepest_width:.2g} decades)",
         "ours, all levels below the first",
+        "frames used",
         *(["p, deepest"] if with_p else []),
     ]
+    straight, coins = controls(rows[0].resolution, config.seed)
     lines = [
         f"Width {config.width}, {rows[0].steps} steps, {rows[0].resolution} x "
         f"{rows[0].resolution} networks a frame; {config.paths} random paths of "
@@ -250,10 +268,40 @@ def markdown(config: TableConfig, rows: list[Row]) -> str:
             _number(row.first_view),
             _interval(row.deepest, row.deepest_low, row.deepest_high),
             _interval(row.all_levels, row.all_levels_low, row.all_levels_high),
+            f"{row.frames_used} of {row.frames}",
             *([_number(row.p_value)] if with_p else []),
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Controls of that size: for straight lines the published estimator says "
+        f"{straight.published:.2f} and ours {straight.ours:.2f}; for labels by coin flips they say "
+        f"{coins.published:.2f} and {coins.ours:.2f}.",
+    ]
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Control:
+    """Mean dimension of sets that are known, by both estimators."""
+
+    published: float
+    ours: float
+
+
+def controls(resolution: int, seed: int) -> tuple[Control, Control]:
+    """What both estimators say of straight lines (D = 1) and of coin flips (D = 2) of that size."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = resolution, resolution
+    coins = [torch.rand(shape, generator=generator) < 0.5 for _ in range(_COIN_FIELDS)]
+    straight, flips = (
+        Control(
+            statistics.fmean(float(estimate_dimension(m, "sohl-dickstein")) for m in masks),
+            statistics.fmean(float(estimate_dimension(m)) for m in masks),
+        )
+        for masks in (half_planes(resolution, seed), coins)
+    )
+    return straight, flips
 
 
 def _interval(mean: float | None, low: float | None, high: float | None) -> str:
