@@ -22,6 +22,7 @@ MOVIE = Movie(size=280, frames_per_doubling=7, fps=12, hold=1.5, colours=96)
 
 
 def main() -> None:
+    """Computes the zoom, or takes what is there, and draws it."""
     zoom(CONFIG, RUN)
     animate(load_path(RUN, 0), MOVIE, OUT)
     print(f"{OUT}: {OUT.stat().st_size / 1e6:.2f} MB")

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from fractalkern.cli import main
+from fractalkern.commands import animate as commands_animate
 from fractalkern.dimension import estimate_dimension
 from fractalkern.edges import boundary
 from fractalkern.errors import InputError
@@ -250,7 +251,7 @@ def test_a_path_ends_where_rounding_decides_the_labels(tmp_path, no_figures, mon
     found = zoom(dataclasses.replace(TINY, paths=1, levels=5), tmp_path / "run")
     assert [entry.trusted for entry in found.levels] == [True, True, False]
     width = smaller_side(found.levels[2].window)
-    assert f"ends at a width of {width:.3g} decades: 50% of the labels" in found.ends[0]
+    assert f"ends at a width of {width:.3g} decades: 50.0% of the labels" in found.ends[0]
     levels = results(tmp_path / "run")["levels"]
     assert levels[2]["used"] == 0
     assert levels[2]["dimension"] is None
@@ -488,3 +489,50 @@ def test_bad_table_is_one_sentence(options, said, capsys, tmp_path):
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
     assert not (tmp_path / "out").exists()
+
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def test_commands_of_the_report_parse(capsys, monkeypatch):
+    text = (DOCS / "trainability.md").read_text()
+    commands = [line.split()[1:] for line in text.splitlines() if line.startswith("    fractal")]
+    assert len(commands) >= 5
+    assert {command[0] for command in commands} == {"table", "zoom", "animate", "trainability"}
+    ran = []
+    monkeypatch.setattr(table, "run", lambda *_: ran.append("table") or "")
+    monkeypatch.setattr(table, "announcement", lambda *_: ran.append("estimate"))
+    monkeypatch.setattr(commands_animate, "load_path", lambda *_: ran.append("frames") or [])
+    for verb, *options in commands:
+        if verb == "animate":
+            with pytest.raises(InputError, match="frames"):
+                commands_animate.run(options)
+        else:
+            printing = [] if verb == "table" else ["--print-config"]
+            assert main([verb, *options, *printing]) == 0
+    assert sorted(ran) == ["estimate", "frames", "table"]
+    capsys.readouterr()
+
+
+def test_the_report_shows_the_committed_table():
+    text = (DOCS / "trainability.md").read_text()
+    written = json.loads(
+        (DOCS.parent / "bench" / "results" / "trainability_table.json").read_text()
+    )
+    rows = [table.Row(**row) for row in written["rows"]]
+    settings = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in written["settings"].items()
+    }
+    lines = table.markdown(table.TableConfig(**settings), rows).splitlines()
+    assert all(line in text for line in lines if line.startswith("| "))
+    assert len(rows) == 7
+
+
+def test_pictures_of_the_report_exist():
+    text = (DOCS / "trainability.md").read_text()
+    assert "figures/zoom.gif" in text
+    picture = DOCS / "figures" / "zoom.gif"
+    assert picture.stat().st_size < 2_000_000
+    with Image.open(picture) as image:
+        assert image.n_frames > 50

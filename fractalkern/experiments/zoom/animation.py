@@ -77,9 +77,12 @@ def animate(frames: list[Frame], movie: Movie, out: Path) -> int:
     """Writes a .gif or .mp4 of a path's frames; returns how many pictures it has, holds left out.
 
     Raises:
-        InputError: another suffix, a setting out of range, or a path that cannot be written.
+        InputError: no frames, another suffix, a setting out of range, or a path that cannot be
+            written.
         BackendError: .mp4 without imageio-ffmpeg.
     """
+    if not frames:
+        raise InputError("frames must hold at least one frame, got none")
     if out.suffix not in (".gif", ".mp4"):
         raise InputError(f"out must end in .gif or .mp4, got {str(out)!r}")
     movie.checked(out.suffix)

@@ -184,7 +184,7 @@ def _end(
         return f"ends at a width of {width:.3g} decades: there is no boundary"
     if share is not None and share > config.flips:
         return (
-            f"ends at a width of {width:.3g} decades: {share:.0%} of the labels beside the "
+            f"ends at a width of {width:.3g} decades: {share:.1%} of the labels beside the "
             f"boundary change when the rates move by one unit in the last place of {config.dtype}"
         )
     if not rates_are_distinct(config.view(following)):
