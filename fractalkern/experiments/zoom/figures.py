@@ -1,6 +1,7 @@
 """The picture of a zoom: the frames of its first path, and dimension against width."""
 
 import io
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import matplotlib
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
 _BLUE, _GREY, _RED = "#3b5ba5", "#8a8a8a", "#b5443c"
 _MOST_FRAMES = 12  # in the strip; of a longer path every second, third, ...
 _MOST_COLUMNS = 6
+_THUMBNAIL = 512  # cells along each axis
+
+
+def thumbnail(frame: Frame) -> Frame:
+    """The frame in as many cells as `overview` can show: a path of large ones would fill memory."""
+    skip = -(-len(frame.value) // _THUMBNAIL)
+    cells = slice(None, None, skip), slice(None, None, skip)
+    return replace(
+        frame, value=frame.value[cells].clone(), converged=frame.converged[cells].clone()
+    )
 
 
 def overview(zoom: "Zoom", frames: list[Frame]) -> bytes:

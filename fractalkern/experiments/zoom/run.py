@@ -123,7 +123,7 @@ def _follow(config: ZoomConfig, store: Store) -> tuple[Zoom, list[Frame]]:
             for frame, entry, end in _follow_path(config, frames, path):
                 entries.setdefault((0 if frame.level == 0 else path, frame.level), entry)
                 if path == 0:
-                    first_path.append(frame)
+                    first_path.append(figures.thumbnail(frame))
                 if end:
                     ends[path] = end
                     shown.note(f"path {path}: {end}")
