@@ -22,10 +22,10 @@ from fractalkern.errors import InputError
 from fractalkern.experiments.settings import from_toml
 from fractalkern.experiments.trainability import training
 from fractalkern.experiments.trainability.config import Condition
+from fractalkern.experiments.zoom import figures, table
 from fractalkern.experiments.zoom import run as run_module
-from fractalkern.experiments.zoom import table
 from fractalkern.experiments.zoom.config import ZoomConfig, quick
-from fractalkern.experiments.zoom.frames import frame_path, load_path
+from fractalkern.experiments.zoom.frames import Frame, frame_path, load_path
 from fractalkern.experiments.zoom.measure import measure
 from fractalkern.experiments.zoom.rounding import flipped
 from fractalkern.experiments.zoom.run import run, zoom
@@ -418,6 +418,16 @@ def test_command_prints_its_settings(capsys, tmp_path):
     (tmp_path / "config.toml").write_text(text)
     expected = dataclasses.replace(quick(ZoomConfig()), path="densest")
     assert from_toml(ZoomConfig(), tmp_path / "config.toml") == expected
+
+
+def test_a_thumbnail_has_at_most_512_cells_an_axis_spread_over_the_frame():
+    value = torch.arange(1100.0).expand(1100, 1100)
+    small = figures.thumbnail(Frame(0, 1, FIRST, value, value < 3))
+    assert small.value.shape == small.converged.shape == (367, 367)
+    assert small.value[0, :3].tolist() == [0.0, 3.0, 6.0]
+    assert small.window == FIRST
+    whole = Frame(0, 1, FIRST, value[:512, :512], value[:512, :512] < 3)
+    assert torch.equal(figures.thumbnail(whole).value, whole.value)
 
 
 # The table.
