@@ -462,6 +462,14 @@ def test_table_runs_every_condition(tmp_path, no_figures, capsys):
         assert f"| {row['condition']} |" in text
 
 
+def test_controls_are_a_line_and_noise():
+    straight, coins = table.controls(256, seed=0)
+    assert straight.ours == pytest.approx(1.0, abs=0.02)
+    assert coins.ours > 1.9
+    # What the report says of the published estimator: at 256 cells coin flips get 1.65.
+    assert coins.published == pytest.approx(1.65, abs=0.02)
+
+
 def test_estimate_is_frames_times_steps_over_the_measured_rate():
     ticks = iter(range(1000))
     seconds, rates = table.estimate_seconds(SMALL_TABLE, clock=lambda: next(ticks))

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 from fractalkern.confidence import mean_interval
-from fractalkern.dimension import estimate_dimension
 from fractalkern.errors import InputError
 from fractalkern.experiments.environment import environment
 from fractalkern.experiments.trainability.config import Condition
 from fractalkern.experiments.trainability.findings import half_planes
 from fractalkern.experiments.trainability.training import cell_trainer
 from fractalkern.experiments.zoom.config import ZoomConfig
+from fractalkern.experiments.zoom.measure import point_estimates
 from fractalkern.experiments.zoom.report import by_level, pooled_published, used
 from fractalkern.experiments.zoom.run import Level, Zoom, zoom
 from fractalkern.sweeps.files import write_atomically
@@ -34,7 +34,7 @@ PUBLISHED: dict[Condition, float | None] = {
     "init-offset": None,
 }
 _CELLS_FOR_THE_RATE = 1024
-_COIN_FIELDS = 4
+_CONTROLS = 8  # of each kind
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ def markdown(config: TableConfig, rows: list[Row]) -> str:
             _interval(row.deepest, row.deepest_low, row.deepest_high),
             _interval(row.all_levels, row.all_levels_low, row.all_levels_high),
             f"{row.frames_used} of {row.frames}",
-            *([_number(row.p_value)] if with_p else []),
+            *([_number(row.p_value, ".3f")] if with_p else []),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
@@ -285,21 +285,19 @@ def markdown(config: TableConfig, rows: list[Row]) -> str:
 class Control:
     """Mean dimension of sets that are known, by both estimators."""
 
-    published: float
     ours: float
+    published: float
 
 
 def controls(resolution: int, seed: int) -> tuple[Control, Control]:
     """What both estimators say of straight lines (D = 1) and of coin flips (D = 2) of that size."""
     generator = torch.Generator().manual_seed(seed)
     shape = resolution, resolution
-    coins = [torch.rand(shape, generator=generator) < 0.5 for _ in range(_COIN_FIELDS)]
+    lines = half_planes(resolution, seed)[:_CONTROLS]
+    coins = [torch.rand(shape, generator=generator) < 0.5 for _ in range(_CONTROLS)]
     straight, flips = (
-        Control(
-            statistics.fmean(float(estimate_dimension(m, "sohl-dickstein")) for m in masks),
-            statistics.fmean(float(estimate_dimension(m)) for m in masks),
-        )
-        for masks in (half_planes(resolution, seed), coins)
+        Control(*(statistics.fmean(numbers) for numbers in zip(*estimates, strict=True)))
+        for estimates in (map(point_estimates, masks) for masks in (lines, coins))
     )
     return straight, flips
 
