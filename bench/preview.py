@@ -9,12 +9,13 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 
 from fractalkern.experiments.environment import environment
 from fractalkern.experiments.trainability import run as experiment
 from fractalkern.experiments.trainability.config import Condition, TrainabilityConfig
-from fractalkern.sweeps.refinement import refine
+from fractalkern.sweeps.refinement import Cells, refine
 
 RESULT = Path(__file__).parent / "results" / "preview.json"
 
@@ -26,8 +27,16 @@ def row(config: TrainabilityConfig, out: Path) -> dict[str, object]:
     grid = safetensors.torch.load_file(out / "grid.safetensors")
     value, label = grid["value"].numpy().ravel(), grid["converged"].numpy().ravel()
     n = config.resolution
-    found = refine(lambda cells: (value[cells], label[cells]), (n, n), seed=config.seed)
+
+    def evaluate(cells: Cells) -> tuple[np.ndarray, np.ndarray]:
+        return value[cells], label[cells]
+
+    found = refine(evaluate, (n, n), seed=config.seed)
     wrong = int((found.label.ravel() != label).sum())
+    # A sample of a single cell finds nothing to repair.
+    bare = refine(evaluate, (n, n), seed=config.seed, sample=1e-9)
+    assert not bare.repaired
+    missed = int((bare.label.ravel() != label).sum())
     assert (found.label.ravel() == label)[found.computed.ravel()].all()
     return {
         "condition": config.condition,
@@ -39,6 +48,8 @@ def row(config: TrainabilityConfig, out: Path) -> dict[str, object]:
         "missed_in_sample": found.missed,
         "repaired": found.repaired,
         "missed_bound_of_skipped": found.missed_bound,
+        "missed_before_repair": missed,
+        "missed_fraction_of_skipped": missed / found.skipped_before_repair,
         "wrong_cells": wrong,
         "wrong_fraction_of_skipped": wrong / int((~found.computed).sum()),
         "wrong_fraction_of_grid": wrong / found.label.size,
