@@ -5,6 +5,7 @@ import os
 
 from bench import (
     bench_box_count,
+    bench_box_mass,
     bench_fractal_noise,
     bench_power_iteration,
     bench_train_sweep,
@@ -12,7 +13,13 @@ from bench import (
     report,
 )
 
-MODULES = (bench_train_sweep, bench_box_count, bench_fractal_noise, bench_power_iteration)
+MODULES = (
+    bench_train_sweep,
+    bench_box_count,
+    bench_box_mass,
+    bench_fractal_noise,
+    bench_power_iteration,
+)
 BENCHES = {module.KERNEL: module for module in MODULES}
 
 

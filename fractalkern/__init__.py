@@ -5,10 +5,20 @@ from fractalkern.backends import use_backend
 from fractalkern.dimension import BoxDimension, DimensionResult, box_dimension, estimate_dimension
 from fractalkern.edges import boundary
 from fractalkern.errors import BackendError, DegenerateBoundaryError, InputError, InputTypeError
+from fractalkern.lacunarity import Lacunarity, lacunarity
+from fractalkern.multifractal import GeneralizedDimensions, generalized_dimensions
 from fractalkern.ops.box_count import BoxCounts, box_count
+from fractalkern.ops.box_mass import BoxMasses, box_masses
 from fractalkern.ops.fractal_noise import fractal_noise
 from fractalkern.ops.power_iteration import SpectralNorms, power_iteration
 from fractalkern.ops.train_sweep import SweepResult, train_sweep
+from fractalkern.point_clouds import CorrelationDimension, correlation_dimension
+from fractalkern.series import (
+    DetrendedFluctuation,
+    HiguchiDimension,
+    detrended_fluctuation,
+    higuchi_dimension,
+)
 from fractalkern.spectra import (
     SpectrumFit,
     fractal_dimension_of,
@@ -21,6 +31,7 @@ from fractalkern.spectral_norms import (
     spectral_norms,
     spectral_radius,
 )
+from fractalkern.surfaces import SurfaceDimension, differential_box_dimension
 
 __version__: str = build_info()["version"]
 
@@ -28,23 +39,37 @@ __all__ = [
     "BackendError",
     "BoxCounts",
     "BoxDimension",
+    "BoxMasses",
+    "CorrelationDimension",
     "DegenerateBoundaryError",
+    "DetrendedFluctuation",
     "DimensionResult",
+    "GeneralizedDimensions",
+    "HiguchiDimension",
     "InputError",
     "InputTypeError",
+    "Lacunarity",
     "SpectralNormRow",
     "SpectralNormTable",
     "SpectralNorms",
     "SpectrumFit",
+    "SurfaceDimension",
     "SweepResult",
     "__version__",
     "boundary",
     "box_count",
     "box_dimension",
+    "box_masses",
     "build_info",
+    "correlation_dimension",
+    "detrended_fluctuation",
+    "differential_box_dimension",
     "estimate_dimension",
     "fractal_dimension_of",
     "fractal_noise",
+    "generalized_dimensions",
+    "higuchi_dimension",
+    "lacunarity",
     "power_iteration",
     "set_instruction_set",
     "spectral_exponent_of",

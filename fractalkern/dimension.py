@@ -1,54 +1,89 @@
-"""From a field or a mask to the box-counting dimension of its boundary: edges, counts, fit."""
+"""The dimension of the boundary in a field or a mask, with its interval and its null."""
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fractalkern.edges import (
-    MASK_DTYPES,
-    both_sides,
-    checked_values,
-    dilation_xor_erosion,
-    sign_edges,
-    steep_cells,
-)
-from fractalkern.errors import DegenerateBoundaryError, InputError, InputTypeError
-from fractalkern.ops._inputs import FLOAT_DTYPES, as_tensor
-from fractalkern.ops.box_count import BoxCounts, box_count
+from fractalkern.boundary_statistics import boundary_statistics
+from fractalkern.box_dimension import BoxDimension, box_dimension
+from fractalkern.calibration import Inference, infer
+from fractalkern.edges import MASK_DTYPES, checked_values, sign_edges
+from fractalkern.errors import InputError, InputTypeError
+from fractalkern.missing_cells import edge_bounds, filled
+from fractalkern.nulls import Null, NullName, null_of
+from fractalkern.ops._inputs import as_tensor
+from fractalkern.ops.box_count import box_count
+from fractalkern.published_estimators import PUBLISHED, sign_edges_slope
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["BoxDimension", "DimensionResult", "box_dimension", "estimate_dimension"]
 
 Estimator = Literal["sign-edges", "fllm", "fllm-viz", "sohl-dickstein", "asisr"]
 
-_MIN_SIZES = 3  # two points leave no degree of freedom for the standard error
+OP = "estimate_dimension"
+_MOST_MISSING = 0.05  # share of missing cells up to which an interval is given
 
 
 @dataclass(frozen=True, eq=False)
-class BoxDimension:
-    """A least-squares line through log count against log size, one a mask; `float()` for one mask.
+class DimensionResult:
+    """Dimensions of the boundaries of a batch of arrays; `float()` gives the one of a single array.
 
     Attributes:
-        dimension: minus the slope, float64 [*batch].
-        stderr: its standard error from the residuals, float64 [*batch]. Counts of one set at
-            several sizes are correlated, so this understates the error: see it as a fit quality.
-        r2: coefficient of determination, float64 [*batch]; 1 where all counts are equal.
-        local_slopes: -d log n / d log s at each size, float64 [*batch, S].
-        fit_range: least and largest size that was asked for.
-        sizes: the sizes that entered the fit, ascending, float64 [S].
-        counts: their counts, float64 [*batch, S].
+        dimension: the estimate, float64 `[*batch]`: calibrated where there is an interval, else
+            the slope.
+        stderr: half the interval over the normal quantile of its level; the slope's own, which
+            takes the counts for independent, where there is no interval.
+        ci_low: lower end of the interval, NaN where none is honest.
+        ci_high: upper end.
+        level: of the interval.
+        kind: for each array what the interval rests on: "smooth", "brownian" or "none".
+        p_value: of the slope under the null, one-sided, NaN without a null.
+        null: the null's name, parameters and slopes, or None.
+        slope: minus the slope of log count on log size, least squares (a published rule where
+            `estimator` names one).
+        slope_stderr: its standard error from the residuals.
+        r2: coefficient of determination of that line.
+        sizes: box sides of the fit, in cells `[S]`.
+        counts: boxes of each size, the mean over grid origins `[*batch, S]`.
+        local_slopes: -d log n / d log s at each size `[*batch, S]`.
+        fit_range: least and largest size.
+        fit_reason: why these.
+        boundary_cells: edges between the two sides, int64 `[*batch]`.
+        n_missing: cells that were not run, int64 `[*batch]`.
+        missing_bounds: what the slope could be at least and at most for other labels of the
+            missing cells `[*batch, 2]`.
+        estimator: its name.
+        warnings: what to mind, one sentence each.
     """
 
     dimension: Tensor
     stderr: Tensor
+    ci_low: Tensor
+    ci_high: Tensor
+    level: float
+    kind: tuple[str, ...]
+    p_value: Tensor
+    null: Null | None
+    slope: Tensor
+    slope_stderr: Tensor
     r2: Tensor
-    local_slopes: Tensor
-    fit_range: tuple[float, float]
-    sizes: Tensor
+    sizes: tuple[int, ...]
     counts: Tensor
+    local_slopes: Tensor
+    fit_range: tuple[int, int]
+    fit_reason: str
+    boundary_cells: Tensor
+    n_missing: Tensor
+    missing_bounds: Tensor
+    estimator: str
+    warnings: tuple[str, ...]
 
     def __float__(self) -> float:
         """The dimension, if there is just one."""
@@ -58,102 +93,88 @@ class BoxDimension:
             )
         return float(self.dimension.item())
 
+    @property
+    def interval(self) -> tuple[Tensor, Tensor]:
+        """Both ends of the confidence interval."""
+        return self.ci_low, self.ci_high
 
-def box_dimension(
-    counts: BoxCounts | tuple[Any, Any],
-    fit: tuple[float, float] | None = None,
-) -> BoxDimension:
-    """Box-counting dimension: D in n(s) ~ s^-D, by ordinary least squares of log n on log s.
-
-    Args:
-        counts: what `box_count` returns, or a pair of sizes [S] and counts [*batch, S].
-        fit: least and largest size to use, both included; by default (1, N / 4), N the smallest
-            side of the array that was counted. A pair does not tell N: all its sizes are used.
-
-    Returns:
-        BoxDimension in float64 on the device of the counts.
-
-    Raises:
-        InputTypeError: `counts` is neither.
-        DegenerateBoundaryError: a count of zero at a size of the fit, which has no logarithm.
-        InputError: fewer than 3 sizes in the fit, sizes that repeat or are not positive, shapes
-            that do not match, a count that is negative or not finite.
-
-    >>> import fractalkern as fk, torch
-    >>> square = torch.ones(64, 64, dtype=torch.bool)
-    >>> round(float(fk.box_dimension(fk.box_count(square))), 6)
-    2.0
-    """
-    sizes, numbers, default_fit = _sizes_and_counts(counts)
-    low, high = default_fit if fit is None else _checked_fit(fit)
-    chosen = (sizes >= low) & (sizes <= high)
-    sizes, numbers = sizes[chosen], numbers[..., chosen]
-    if len(sizes) < _MIN_SIZES:
-        raise InputError(
-            f"box_dimension: fit must hold at least {_MIN_SIZES} box sizes, got {len(sizes)} in "
-            f"the range ({low:g}, {high:g}): count more sizes, widen it or use a larger array"
-        )
-    if (numbers == 0).any():
-        empty = sizes[(numbers == 0).flatten(0, -2).any(0) if numbers.ndim > 1 else numbers == 0]
-        raise DegenerateBoundaryError(
-            "box_dimension: counts must be positive at every size of the fit, got 0 boxes at "
-            f"size {empty[0]:g}"
-        )
-    x, y = sizes.log(), numbers.log()
-    dimension, stderr, r2 = _least_squares(x, y)
-    return BoxDimension(
-        dimension=dimension,
-        stderr=stderr,
-        r2=r2,
-        local_slopes=-_gradient(x, y),
-        fit_range=(low, high),
-        sizes=sizes,
-        counts=numbers,
-    )
-
-
-@dataclass(frozen=True)
-class DimensionResult:
-    """The dimension of one boundary; `float()` gives it, `to_json()` all of it.
-
-    Attributes:
-        dimension: the estimate.
-        stderr: its standard error; see `BoxDimension`, and `estimate_dimension` for medians.
-        r2: coefficient of determination of the least-squares line through the same points.
-        local_slopes: -d log n / d log s at each size.
-        fit_range: least and largest size of the fit, in cells.
-        sizes: box sides of the fit, in cells.
-        counts: boxes of each size.
-        estimator: its name.
-        boundary_cells: cells that the boundary step marked.
-    """
-
-    dimension: float
-    stderr: float
-    r2: float
-    local_slopes: tuple[float, ...]
-    fit_range: tuple[float, float]
-    sizes: tuple[int, ...]
-    counts: tuple[int, ...]
-    estimator: str
-    boundary_cells: int
-
-    def __float__(self) -> float:
-        """The dimension."""
-        return self.dimension
+    @property
+    def fractal(self) -> Tensor:
+        """The verdict bool `[*batch]`: whether the null is rejected at 1 - level."""
+        return self.p_value <= 1 - self.level
 
     def to_json(self) -> str:
-        """All fields as a JSON object."""
-        return json.dumps(asdict(self), allow_nan=False)
+        """All fields as a JSON object; NaN becomes null."""
+        return json.dumps({f.name: _plain(getattr(self, f.name)) for f in fields(self)})
+
+    def describe(self) -> list[str]:
+        """One line an array, such as "D = 1.31, 95 % interval 1.25 to 1.38, p = 0.005 ...".
+
+        >>> import fractalkern as fk, torch
+        >>> half_plane = torch.arange(256).expand(256, 256) < 100
+        >>> fk.estimate_dimension(half_plane, null=None).describe()
+        ['D = 1.000, 95 % interval 0.996 to 1.004']
+        """
+        lines = []
+        for i, dimension in enumerate(self.dimension.flatten().tolist()):
+            low, high = (float(end.flatten()[i]) for end in self.interval)
+            line = f"D = {dimension:.3f}"
+            if math.isnan(low):
+                line += " (the slope of the counts), no honest interval"
+            else:
+                line += f", {100 * self.level:g} % interval {low:.3f} to {high:.3f}"
+            if self.null is not None:
+                p = float(self.p_value.flatten()[i])
+                line += f", p = {p:.3f} against the null {self.null.name!r}"
+            lines.append(line)
+        return lines
+
+    def plot(self, axes: "Axes | None" = None, index: int = 0) -> "Axes":
+        """Counts over size with the fitted line, for array `index`, on log axes; returns them."""
+        from fractalkern.dimension_figure import plot_counts
+
+        return plot_counts(self, axes, index)
 
 
-def estimate_dimension(values_or_mask: Any, estimator: Estimator = "sign-edges") -> DimensionResult:
-    """Finds the boundary in a field or a mask and its box-counting dimension.
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return _plain(value.tolist())
+    if isinstance(value, Null):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def estimate_dimension(
+    values_or_mask: Any,
+    *,
+    estimator: Estimator = "sign-edges",
+    spatial_dims: int | None = None,
+    sizes: Sequence[int] | None = None,
+    offsets: int | Literal["auto", "all"] = "auto",
+    level: float = 0.95,
+    null: NullName | None = "smooth",
+    noise_width: float = 0.5,
+    null_draws: int = 199,
+    missing: Any = None,
+    generator: torch.Generator | None = None,
+) -> DimensionResult:
+    """The box-counting dimension of the boundary between the two sides of a field or a mask.
+
+    With `estimator="sign-edges"` on two-dimensional arrays of at least 64 cells a side the result
+    is calibrated: `dimension` and its interval come from simulated boundaries of known dimension
+    that have the same statistics at this resolution (`fractalkern.calibration` says how), not from
+    the raw slope, which is biased. Smooth boundaries have an interval from 64 cells a side, rough
+    ones from 128, and none is given to a boundary unlike both families. How often the intervals
+    cover is in `studies/results/dimension_coverage.md`.
 
     Args:
-        values_or_mask: [*spatial], tensor or NumPy array; one array, no batch. Floats and signed
-            integers are convergence values: negative means converged. Bool and unsigned integers
-            are masks: nonzero means converged. For "asisr" a [H, W] grid of probabilities.
+        values_or_mask: `[*batch, *spatial]`, tensor or NumPy array. Floats and signed integers are
+            convergence values: negative means converged. Bool and unsigned integers are masks:
+            nonzero means converged. For "asisr" a `[H, W]` grid of probabilities.
         estimator: the boundary step, the sizes, the rule and the fit. N is the smallest side of
             the boundary image.
 
@@ -168,229 +189,261 @@ def estimate_dimension(values_or_mask: Any, estimator: Estimator = "sign-edges")
               standard error is that of a median of independent normal slopes.
             - "asisr": cells whose central-difference gradient exceeds its 99th percentile, sizes
               1, 2, ..., 64, least squares; no count of zero can occur, so none is replaced.
+        spatial_dims: how many trailing axes are spatial; by default all.
+        sizes: box sides for the slope instead of powers of two; "sign-edges" only.
+        offsets: grid origins an axis over which the counts of the slope are averaged; "auto" is 1
+            (what the interval rests on is averaged over 4).
+        level: of the interval, between 0 and 1.
+        null: what the slope is compared with, for two-dimensional arrays and "sign-edges":
+
+            - "smooth": level sets of smooth fields with as many crossings at the coarsest scale;
+            - "smooth+noise": the same with cells flipped about the boundary with probability
+              Phi(-distance / noise_width), as seed noise does;
+            - "marginal": every cell by itself with the frequency of its row, so that a small
+              p-value says that there is structure at all;
+            - None.
+        noise_width: in cells.
+        null_draws: boundaries drawn from the null.
+        missing: bool `[*batch, *spatial]`, cells that were not run. They take the side of their
+            nearest known neighbours; `missing_bounds` says what else they could do. No interval
+            is given where more than 5 % are missing.
+        generator: of the null's draws; by default one of seed 0, so that equal input gives equal
+            output.
 
     Returns:
-        DimensionResult of plain Python numbers. Deterministic, equal for every backend.
+        DimensionResult on the CPU. The published estimators give their slope and no interval.
 
     Raises:
         DegenerateBoundaryError: no boundary, or one of fewer than N / 4 cells (in one dimension
             3): it would look like points to most boxes of the fit.
-        InputTypeError, InputError: other values, types, or arrays too small for the fit.
+        InputTypeError, InputError: other values, types, arrays too small for the fit, all cells
+            missing, a level outside (0, 1).
 
     >>> import fractalkern as fk, torch
     >>> half_plane = torch.arange(512).expand(512, 512) < 200
-    >>> round(float(fk.estimate_dimension(half_plane)), 3)
-    1.0
+    >>> result = fk.estimate_dimension(half_plane)
+    >>> round(float(result), 2), bool(result.fractal)
+    (1.0, False)
     """
-    if estimator not in get_args(Estimator):
-        raise InputError(
-            f"estimate_dimension: estimator must be one of {', '.join(get_args(Estimator))}, "
-            f"got {estimator!r}"
+    values = checked_values(OP, values_or_mask).cpu()
+    dims = _checked_options(
+        values, estimator, spatial_dims, sizes, offsets, level, null, noise_width, null_draws
+    )
+    batch, spatial = values.shape[: values.ndim - dims], values.shape[values.ndim - dims :]
+    items = values.reshape(-1, *spatial)
+    holes = _checked_missing(missing, values)
+    labels = items
+    if holes is not None:
+        holes = holes.reshape(-1, *spatial)
+        labels = torch.stack([filled(v, m) for v, m in zip(items, holes, strict=True)])
+
+    origins: int | Literal["all"] = 1 if offsets == "auto" else offsets
+    if estimator == "sign-edges":
+        chosen = None if sizes is None else list(sizes)
+        fits = [sign_edges_slope(item, chosen, origins) for item in labels]
+    else:
+        fits = [PUBLISHED[estimator](item) for item in labels]
+    slope = torch.stack([fit.slope for fit in fits])
+
+    inferences, compared = [_UNCALIBRATED] * len(fits), None
+    if estimator == "sign-edges" and dims == 2:
+        inside = labels != 0 if labels.dtype in MASK_DTYPES else labels < 0
+        if sizes is None and offsets == "auto":
+            inferences = infer(boundary_statistics(inside), min(spatial), level)
+        if null is not None:
+            compared = null_of(
+                null,
+                inside,
+                lambda masks: _slopes(masks, fits[0].sizes, origins),
+                draws=null_draws,
+                noise_width=noise_width,
+                generator=torch.Generator().manual_seed(0) if generator is None else generator,
+            )
+    p_value = torch.full_like(slope, math.nan) if compared is None else compared.p_value(slope)
+
+    n_missing = torch.zeros(len(fits), dtype=torch.int64)
+    bounds = torch.stack([slope, slope], -1)
+    if holes is not None:
+        n_missing = holes.flatten(1).sum(1)
+        bounds = torch.stack(
+            [
+                _slope_bounds(item, hole, fits[0].sizes, origins)
+                for item, hole in zip(items, holes, strict=True)
+            ]
         )
-    values = checked_values("estimate_dimension", values_or_mask)
-    if values.ndim == 0 or min(values.shape) < 3:
-        raise InputError(
-            "estimate_dimension: values_or_mask must have at least 3 cells along each axis, "
-            "got shape "
-            f"{tuple(values.shape)}"
-        )
-    return _ESTIMATORS[estimator](values)
+        share = n_missing / holes[0].numel()
+        inferences = [
+            _TOO_MANY_MISSING if part > _MOST_MISSING else inference
+            for part, inference in zip(share.tolist(), inferences, strict=True)
+        ]
 
+    honest = torch.tensor([inference.kind != "none" for inference in inferences])
+    slope_stderr = torch.stack([fit.stderr for fit in fits])
+    fit_sizes = tuple(int(size) for size in fits[0].sizes.tolist())
 
-def _sign_edges(values: Tensor) -> DimensionResult:
-    edges = _checked_sign_edges(values)
-    return _result("sign-edges", edges, box_dimension(box_count(edges)))
+    def inferred(name: str, otherwise: Tensor) -> Tensor:
+        numbers = [getattr(inference, name) for inference in inferences]
+        found = torch.where(honest, torch.tensor(numbers, dtype=torch.float64), otherwise)
+        return found.reshape(batch)
 
+    def stacked(name: str) -> Tensor:
+        parts = torch.stack([torch.as_tensor(getattr(fit, name)) for fit in fits])
+        return parts.reshape((*batch, *parts.shape[1:]))
 
-def _fllm(values: Tensor, *, name: str = "fllm", added: int = 1) -> DimensionResult:
-    converged = values != 0 if values.dtype in MASK_DTYPES else values < 0
-    _check_two_sided(converged)  # the frame of a full mask would pass for its boundary
-    edges = _checked_boundary(dilation_xor_erosion(converged))
-    sizes = [size for size in (2, 4, 8, 16, 32, 64) if size < min(edges.shape)]
-    counts = _counts(edges, sizes)
-    return _result(name, edges, box_dimension((sizes, counts + added)), counts)
-
-
-def _fllm_viz(values: Tensor) -> DimensionResult:
-    return _fllm(values, name="fllm-viz", added=0)
-
-
-def _sohl_dickstein(values: Tensor) -> DimensionResult:
-    edges = _checked_sign_edges(values)
-    side = min(edges.shape)
-    if side < 10:
-        raise InputError(
-            "estimate_dimension: values_or_mask must have at least 11 cells along each axis "
-            "for estimator "
-            f"'sohl-dickstein', got {side + 1}"
-        )
-    sizes = np.unique(np.logspace(1, np.log10(side), 10).astype(np.int64)).tolist()
-    fit = box_dimension((sizes, _counts(edges, sizes, rule="mixed")))
-    slopes = fit.local_slopes
-    # torch.median takes the lower of the two middle values, NumPy's and the original's their mean.
-    median = slopes.quantile(0.5)
-    stderr = math.sqrt(math.pi / 2) * slopes.std() / math.sqrt(len(slopes))
-    return _result("sohl-dickstein", edges, fit, dimension=median, stderr=stderr)
-
-
-def _asisr(values: Tensor) -> DimensionResult:
-    if values.dtype not in FLOAT_DTYPES or values.ndim != 2:
-        raise InputError(
-            "estimate_dimension: values_or_mask must be a [H, W] grid of float probabilities "
-            "for estimator 'asisr', "
-            f"got {values.dtype} of shape {tuple(values.shape)}"
-        )
-    if values.min() < 0 or values.max() > 1:
-        raise InputError(
-            "estimate_dimension: values_or_mask must lie in [0, 1] for estimator 'asisr', "
-            "got values from "
-            f"{values.min():g} to {values.max():g}"
-        )
-    edges = _checked_boundary(steep_cells(values, percentile=99))
-    sizes = [size for size in (1, 2, 4, 8, 16, 32, 64) if size <= min(edges.shape)]
-    return _result("asisr", edges, box_dimension((sizes, _counts(edges, sizes))))
-
-
-_ESTIMATORS: dict[str, Callable[[Tensor], DimensionResult]] = {
-    "sign-edges": _sign_edges,
-    "fllm": _fllm,
-    "fllm-viz": _fllm_viz,
-    "sohl-dickstein": _sohl_dickstein,
-    "asisr": _asisr,
-}
-
-
-def _counts(edges: Tensor, sizes: list[int], rule: Literal["any", "mixed"] = "any") -> Tensor:
-    return box_count(edges, sizes, rule=rule).counts
-
-
-def _result(
-    estimator: str,
-    edges: Tensor,
-    fit: BoxDimension,
-    counts: Tensor | None = None,
-    *,
-    dimension: Tensor | None = None,
-    stderr: Tensor | None = None,
-) -> DimensionResult:
-    """The fit as plain numbers; `counts` where the fit saw them with 1 added."""
-    numbers = fit.counts if counts is None else counts
+    unknown = torch.full_like(slope, math.nan)
     return DimensionResult(
-        dimension=float(fit.dimension if dimension is None else dimension),
-        stderr=float(fit.stderr if stderr is None else stderr),
-        r2=float(fit.r2),
-        local_slopes=tuple(fit.local_slopes.tolist()),
-        fit_range=(float(fit.sizes[0]), float(fit.sizes[-1])),
-        sizes=tuple(int(size) for size in fit.sizes.tolist()),
-        counts=tuple(int(number) for number in numbers.tolist()),
+        dimension=inferred("dimension", slope),
+        stderr=inferred("stderr", slope_stderr),
+        ci_low=inferred("low", unknown),
+        ci_high=inferred("high", unknown),
+        level=level,
+        kind=tuple(inference.kind for inference in inferences),
+        p_value=p_value.reshape(batch),
+        null=None if compared is None else compared.reshaped(batch),
+        slope=slope.reshape(batch),
+        slope_stderr=slope_stderr.reshape(batch),
+        r2=stacked("r2"),
+        sizes=fit_sizes,
+        counts=stacked("counts"),
+        local_slopes=stacked("local_slopes"),
+        fit_range=(fit_sizes[0], fit_sizes[-1]),
+        fit_reason=_FIT_REASONS[estimator] if sizes is None else "the sizes that were asked for",
+        boundary_cells=stacked("boundary_cells"),
+        n_missing=n_missing.reshape(batch),
+        missing_bounds=bounds.reshape((*batch, 2)),
         estimator=estimator,
-        boundary_cells=int(edges.sum()),
+        warnings=_warnings(
+            estimator,
+            spatial,
+            inferences,
+            n_missing.tolist(),
+            chosen_grids=sizes is not None or offsets != "auto",
+        ),
     )
 
 
-def _check_two_sided(values: Tensor) -> None:
-    high, low = both_sides(values)
-    if not (high.any() and low.any()):
-        kind = "values, got a mask that is all 0 or all 1"
-        if values.dtype not in MASK_DTYPES:
-            kind = "signs, got values of one sign (pass a mask as bool)"
-        raise DegenerateBoundaryError(
-            f"estimate_dimension: values_or_mask must hold both {kind}: it has no boundary"
-        )
+_UNCALIBRATED = Inference("none", math.nan, math.nan, math.nan, math.nan, "")
+_TOO_MANY_MISSING = Inference(
+    *("none", math.nan, math.nan, math.nan, math.nan),
+    f"more than {100 * _MOST_MISSING:g} % of its cells are missing",
+)
+_FIT_REASONS = {
+    "sign-edges": "from one cell to a quarter of the side, where boxes are still many",
+    "fllm": "as published: 2 to 64 below the side",
+    "fllm-viz": "as published: 2 to 64 below the side",
+    "sohl-dickstein": "as published: ten sizes from 10 to the side",
+    "asisr": "as published: 1 to 64",
+}
 
 
-def _checked_sign_edges(values: Tensor) -> Tensor:
-    edges = sign_edges(values, values.ndim)
-    if not edges.any():
-        _check_two_sided(values)
-    return _checked_boundary(edges)
+def _warnings(
+    estimator: str,
+    spatial: Sequence[int],
+    inferences: list[Inference],
+    n_missing: list[int],
+    *,
+    chosen_grids: bool,
+) -> tuple[str, ...]:
+    if estimator != "sign-edges":
+        return (f"{estimator!r} is a published estimator: it has no calibrated interval",)
+    if len(spatial) != 2:
+        return ("intervals and nulls are calibrated for two axes only",)
+    if chosen_grids:
+        return ("intervals are calibrated for the sizes and offsets that are chosen by default",)
+    found = []
+    if len(set(spatial)) > 1:
+        found.append("intervals are calibrated on squares; this array has unequal sides")
+    for i, (inference, missing) in enumerate(zip(inferences, n_missing, strict=True)):
+        where = "" if len(inferences) == 1 else f"array {i}: "
+        if inference.kind == "none":
+            found.append(f"{where}no honest interval: {inference.reason}")
+        if missing:
+            found.append(f"{where}{missing} missing cells took the side of their neighbours")
+    return tuple(found)
 
 
-def _checked_boundary(edges: Tensor) -> Tensor:
-    # A curve or surface needs the length of the largest box; the points of a line only a count.
-    least = _MIN_SIZES if edges.ndim == 1 else math.ceil(min(edges.shape) / 4)
-    cells = int(edges.sum())
-    if cells < least:
-        raise DegenerateBoundaryError(
-            f"estimate_dimension: values_or_mask must have at least {least} boundary cells to fit "
-            f"a dimension to an array of shape {tuple(edges.shape)}, got {cells}"
-        )
-    return edges
+def _slopes(masks: Tensor, sizes: Tensor, origins: int | Literal["all"]) -> Tensor:
+    """The slope that "sign-edges" gives to masks `[M, H, W]`, `[M]`."""
+    edges = sign_edges(masks, 2)
+    counts = box_count(edges, sizes.long().tolist(), spatial_dims=2, offsets=origins)
+    return box_dimension((counts.sizes, counts.mean.clamp(min=1))).dimension
 
 
-def _sizes_and_counts(
-    counts: BoxCounts | tuple[Any, Any],
-) -> tuple[Tensor, Tensor, tuple[float, float]]:
-    """Sizes ascending and counts, float64, and the range that is fitted by default."""
-    if isinstance(counts, BoxCounts):
-        sizes, numbers = counts.sizes.double(), counts.counts.double()
-        default_fit = (1.0, min(counts.spatial_shape) / 4)
-    elif isinstance(counts, tuple) and len(counts) == 2:
-        try:
-            numbers = _float64(counts[1])
-            sizes = _float64(counts[0]).to(numbers.device)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputTypeError(
-                f"box_dimension: counts must be a pair of arrays of numbers: {error}"
-            ) from None
-        if sizes.ndim != 1 or numbers.ndim == 0 or numbers.shape[-1] != len(sizes):
-            raise InputError(
-                "box_dimension: counts must be sizes [S] and counts [*batch, S], got shapes "
-                f"{tuple(sizes.shape)} and {tuple(numbers.shape)}"
-            )
-        default_fit = (0.0, math.inf)
-    else:
-        raise InputTypeError(
-            "box_dimension: counts must be BoxCounts or a tuple (sizes, counts), got "
-            f"{type(counts).__name__}"
-        )
-    if not ((sizes > 0) & sizes.isfinite()).all():
+def _slope_bounds(
+    values: Tensor, missing: Tensor, sizes: Tensor, origins: int | Literal["all"]
+) -> Tensor:
+    """The least and the largest slope `[2]` if each count lies between its own bounds."""
+    counts = []
+    for edges in edge_bounds(values, missing):
+        counted = box_count(edges, sizes.long().tolist(), offsets=origins)
+        counts.append(counted.mean[counted.sizes.argsort()].clamp(min=1).log())
+    low, high = counts
+    x = sizes.log() - sizes.log().mean()
+    weights = -x / x.square().sum()  # the slope is linear in the logarithms
+    least = torch.where(weights > 0, low, high) @ weights
+    largest = torch.where(weights > 0, high, low) @ weights
+    return torch.stack([least, largest])
+
+
+def _checked_options(
+    values: Tensor,
+    estimator: object,
+    spatial_dims: object,
+    sizes: object,
+    offsets: object,
+    level: object,
+    null: object,
+    noise_width: object,
+    null_draws: object,
+) -> int:
+    """The number of spatial axes, if all options are valid."""
+    if estimator not in get_args(Estimator):
+        names = ", ".join(get_args(Estimator))
+        raise InputError(f"{OP}: estimator must be one of {names}, got {estimator!r}")
+    dims = values.ndim if spatial_dims is None else spatial_dims
+    if not isinstance(dims, int) or isinstance(dims, bool) or not 1 <= dims <= values.ndim:
+        if values.ndim:
+            raise InputError(f"{OP}: spatial_dims must be from 1 to {values.ndim}, got {dims!r}")
+        dims = 0
+    if values.ndim == 0 or min(values.shape[values.ndim - dims :]) < 3:
         raise InputError(
-            f"box_dimension: counts must have positive, finite sizes, got {sizes.tolist()}"
+            f"{OP}: values_or_mask must have at least 3 cells along each axis, got shape "
+            f"{tuple(values.shape)}"
         )
-    if len(set(sizes.tolist())) != len(sizes):
-        raise InputError(f"box_dimension: counts must have each size once, got {sizes.tolist()}")
-    if not ((numbers >= 0) & numbers.isfinite()).all():
-        raise InputError("box_dimension: counts must be finite and not negative")
-    order = sizes.argsort()
-    return sizes[order], numbers[..., order], default_fit
-
-
-def _float64(array: Any) -> Tensor:
-    if isinstance(array, np.ndarray):
-        array = as_tensor("box_dimension", "counts", array)
-    return torch.as_tensor(array, dtype=torch.float64)
-
-
-def _checked_fit(fit: tuple[float, float]) -> tuple[float, float]:
-    try:
-        low, high = (float(bound) for bound in fit)
-    except (TypeError, ValueError):
-        raise InputTypeError(
-            f"box_dimension: fit must be two numbers (least, largest), got {fit!r}"
-        ) from None
-    if not low <= high:
+    if values.numel() == 0:
         raise InputError(
-            f"box_dimension: fit must be (least, largest) with least <= largest, got {fit!r}"
+            f"{OP}: values_or_mask must hold at least one array, got shape {tuple(values.shape)}"
         )
-    return low, high
+    if estimator != "sign-edges" and (sizes is not None or offsets != "auto"):
+        raise InputError(f"{OP}: sizes and offsets must be left out for estimator {estimator!r}")
+    if not isinstance(level, int | float) or isinstance(level, bool):
+        raise InputTypeError(f"{OP}: level must be a number, got {level!r}")
+    if not 0 < level < 1:
+        raise InputError(f"{OP}: level must lie between 0 and 1, got {level}")
+    if null is not None and null not in get_args(NullName):
+        names = ", ".join(get_args(NullName))
+        raise InputError(f"{OP}: null must be one of {names} or None, got {null!r}")
+    if not isinstance(noise_width, int | float) or isinstance(noise_width, bool):
+        raise InputTypeError(f"{OP}: noise_width must be a number, got {noise_width!r}")
+    if not 0 < noise_width < math.inf:
+        raise InputError(f"{OP}: noise_width must be positive and finite, got {noise_width}")
+    if not isinstance(null_draws, int) or isinstance(null_draws, bool) or null_draws < 19:
+        raise InputError(
+            f"{OP}: null_draws must be an integer of at least 19, for p-values down to 0.05, got "
+            f"{null_draws!r}"
+        )
+    return dims
 
 
-def _least_squares(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Minus the slope of y [*batch, S] on x [S], its standard error and R²."""
-    x = x.mean() - x
-    y = y - y.mean(-1, keepdim=True)
-    spread = (x * x).sum()
-    slope = (x * y).sum(-1) / spread
-    residual = ((y - slope[..., None] * x) ** 2).sum(-1)
-    total = (y * y).sum(-1)
-    r2 = torch.where(total > 0, 1 - residual / total, 1.0)
-    return slope, (residual / (len(x) - 2) / spread).sqrt(), r2
-
-
-def _gradient(x: Tensor, y: Tensor) -> Tensor:
-    """dy/dx of y [*batch, S]: second order inside for uneven x [S], one-sided at both ends."""
-    step = x.diff()
-    secant = y.diff() / step
-    inner = (step[1:] * secant[..., :-1] + step[:-1] * secant[..., 1:]) / (step[1:] + step[:-1])
-    return torch.cat([secant[..., :1], inner, secant[..., -1:]], -1)
+def _checked_missing(missing: Any, values: Tensor) -> Tensor | None:
+    if missing is None:
+        return None
+    holes = as_tensor(OP, "missing", missing).cpu()
+    if holes.dtype != torch.bool or holes.shape != values.shape:
+        raise InputError(
+            f"{OP}: missing must be bool of shape {tuple(values.shape)}, got {holes.dtype} of "
+            f"shape {tuple(holes.shape)}"
+        )
+    if holes.all():
+        raise InputError(f"{OP}: missing must leave at least one cell, but all are missing")
+    return holes

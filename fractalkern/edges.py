@@ -49,10 +49,27 @@ def boundary(values_or_mask: Any, *, spatial_dims: int | None = None) -> Tensor:
 
 def sign_edges(values: Tensor, spatial_dims: int) -> Tensor:
     """`boundary` of an argument that has been checked."""
+    if values.dtype == torch.bool:
+        return _mixed_cells(values, spatial_dims)
     high, low = both_sides(values)
     for axis in range(values.ndim - spatial_dims, values.ndim):
         high, low = _either_neighbour(high, axis), _either_neighbour(low, axis)
     return high & low
+
+
+def _mixed_cells(mask: Tensor, spatial_dims: int) -> Tensor:
+    """Cells whose corners are not all alike: with one corner for each, in few passes."""
+    corner, mixed = mask, None
+    for axis in range(mask.ndim - spatial_dims, mask.ndim):
+        count = mask.shape[axis] - 1
+        first, second = corner.narrow(axis, 0, count), corner.narrow(axis, 1, count)
+        unlike = first ^ second
+        if mixed is not None:
+            unlike |= mixed.narrow(axis, 0, count)
+            unlike |= mixed.narrow(axis, 1, count)
+        corner, mixed = first, unlike
+    assert mixed is not None
+    return mixed
 
 
 def checked_values(op: str, values_or_mask: Any) -> Tensor:

@@ -71,7 +71,7 @@ def test_run_folder_holds_what_is_promised(finished):
     numbers = summary(out)
     assert numbers["converged_fraction"] == arrays["converged"].double().mean().item()
     assert 0.9 < numbers["dimension"] < 1.3
-    assert numbers["dimension_stderr"] > 0
+    assert numbers["dimension_estimate"]["slope_stderr"] > 0
     assert abs(numbers["control_dimension"] - 1) < 0.05
     assert numbers["seconds"] > numbers["compute_seconds"] > 0
     rate = 400 * 20 / numbers["compute_seconds"]
@@ -79,7 +79,7 @@ def test_run_folder_holds_what_is_promised(finished):
     environment = json.loads((out / "environment.json").read_text())
     assert {"fractalkern", "torch", "build", "threads", "commit"} <= environment.keys()
     assert settings.from_toml(TrainabilityConfig(), out / "config.toml") == TINY
-    assert f"{numbers['dimension']:.3f} ± " in text
+    assert f"D = {numbers['dimension']:.3f}" in text
     assert f"{numbers['control_dimension']:.3f}" in text
     assert "fractal.png" in text
     assert "Philox4x32-10 keyed by --seed 0" in text
@@ -222,7 +222,7 @@ def test_degenerate_boundary_has_no_number_but_a_reason(tmp_path):
     text = run(config, tmp_path / "run")
     numbers = summary(tmp_path / "run")
     assert numbers["dimension"] is None
-    assert numbers["dimension_stderr"] is None
+    assert numbers["dimension_estimate"] is None
     assert "so there is no boundary" in numbers["dimension_missing_because"]
     assert numbers["boundary_cells"] == 0
     assert numbers["control_dimension"] == pytest.approx(1, abs=0.05)

@@ -1,5 +1,6 @@
 """Checks that the public op functions share; each failure is one sentence."""
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,20 @@ def as_tensor(op: str, name: str, value: Any) -> Tensor:
         raise InputTypeError(
             f"{op}: {name} must be a tensor or an array, got {type(value).__name__} ({error})"
         ) from None
+
+
+def as_real(op: str, name: str, value: Any) -> Tensor:
+    """`value`, finite real numbers of any dtype but bool, as float64 without its graph."""
+    if isinstance(value, list | tuple):
+        with suppress(ValueError):  # of ragged lists: torch says what is wrong with them
+            value = np.asarray(value)  # torch would make it float32
+    numbers = as_tensor(op, name, value)
+    if numbers.dtype not in (*FLOAT_DTYPES, *INTEGER_DTYPES):
+        raise InputTypeError(f"{op}: {name} must be real numbers, got {numbers.dtype}")
+    numbers = numbers.detach().double()
+    if not numbers.isfinite().all():
+        raise InputError(f"{op}: {name} must be finite")
+    return numbers
 
 
 def _is_shareable(array: np.ndarray[Any, Any]) -> bool:

@@ -1,24 +1,28 @@
 """`box_count`: public function, validation and fake kernel."""
 
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fractalkern import _native  # noqa: F401  # registers the op that the fake kernel belongs to
 from fractalkern.backends import resolve
-from fractalkern.errors import InputError, InputTypeError
+from fractalkern.errors import InputTypeError
 from fractalkern.memory import require_memory
+from fractalkern.ops._boxes import (
+    checked_offsets,
+    checked_sizes,
+    checked_spatial_dims,
+    powers_of_two,
+    smallest_side,
+)
 from fractalkern.ops._inputs import INTEGER_DTYPES, as_tensor, require_choice
 from fractalkern.reference.box_count import box_count as reference_box_count
 
 OP = "box_count"
-MAX_SPATIAL_DIMS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,17 +108,13 @@ def box_count(
     cells = as_tensor(OP, "mask", mask)
     if cells.dtype != torch.bool and cells.dtype not in INTEGER_DTYPES:
         raise InputTypeError(f"{OP}: mask must be bool or integer, got {cells.dtype}")
-    dims = _checked_spatial_dims(cells, spatial_dims)
+    dims = checked_spatial_dims(OP, "mask", cells, spatial_dims)
     batch, spatial = cells.shape[: cells.ndim - dims], cells.shape[cells.ndim - dims :]
-    side = min(spatial)
-    if side == 0:
-        raise InputError(
-            f"{OP}: mask must have no spatial side of 0, got shape {tuple(cells.shape)}"
-        )
-    box_sizes = _powers_of_two(side) if sizes is None else _checked_sizes(sizes, side)
+    side = smallest_side(OP, "mask", cells, dims)
+    box_sizes = powers_of_two(side) if sizes is None else checked_sizes(OP, "mask", sizes, side)
     require_choice(OP, "rule", rule, ("any", "mixed"))
     require_choice(OP, "border", border, ("keep", "crop"))
-    origins = min(_checked_offsets(offsets), max(box_sizes))  # more origins are all duplicates
+    origins = min(checked_offsets(OP, offsets), max(box_sizes))  # more origins are all duplicates
 
     grids = _grids_per_size(box_sizes, origins, dims)
     if not torch.compiler.is_compiling():  # which cannot trace a system call
@@ -157,63 +157,3 @@ def _box_count_fake(
 
 def _grids_per_size(sizes: Sequence[int], offsets: int, spatial_dims: int) -> list[int]:
     return [(min(offsets, size) if offsets else size) ** spatial_dims for size in sizes]
-
-
-def _powers_of_two(side: int) -> list[int]:
-    sizes = [1]
-    while 2 * sizes[-1] <= side:
-        sizes.append(2 * sizes[-1])
-    return sizes
-
-
-def _checked_spatial_dims(mask: Tensor, spatial_dims: int | None) -> int:
-    dims = mask.ndim if spatial_dims is None else spatial_dims
-    if not isinstance(dims, int) or isinstance(dims, bool):
-        raise InputTypeError(f"{OP}: spatial_dims must be an integer, got {type(dims).__name__}")
-    if mask.ndim == 0:
-        raise InputError(f"{OP}: mask must have at least one spatial axis, got a 0-d array")
-    if spatial_dims is None and dims > MAX_SPATIAL_DIMS:
-        raise InputError(
-            f"{OP}: mask must have at most {MAX_SPATIAL_DIMS} spatial dimensions, got {dims}: pass "
-            "spatial_dims if some of them are batch"
-        )
-    if not 1 <= dims <= min(MAX_SPATIAL_DIMS, mask.ndim):
-        raise InputError(
-            f"{OP}: spatial_dims must be from 1 to {min(MAX_SPATIAL_DIMS, mask.ndim)} for a "
-            "mask of "
-            f"{mask.ndim} axes, got {dims}"
-        )
-    return dims
-
-
-def _checked_sizes(sizes: Any, side: int) -> list[int]:
-    items = sizes.tolist() if isinstance(sizes, Tensor | np.ndarray) else sizes
-    if isinstance(items, str) or not hasattr(items, "__iter__"):
-        raise InputTypeError(f"{OP}: sizes must be a sequence of integers, got {items!r}")
-    checked = [_checked_integer(size, "sizes must hold integers") for size in items]
-    if not checked:
-        raise InputError(f"{OP}: sizes must hold at least one box size, got none")
-    for size in checked:
-        if not 1 <= size <= side:
-            raise InputError(
-                f"{OP}: sizes must be from 1 to the mask's smallest spatial side ({side}), "
-                f"got {size}"
-            )
-    return checked
-
-
-def _checked_offsets(offsets: Any) -> int:
-    if isinstance(offsets, str):
-        if offsets != "all":
-            raise InputError(f"{OP}: offsets must be a positive integer or 'all', got {offsets!r}")
-        return 0
-    count = _checked_integer(offsets, "offsets must be a positive integer or 'all'")
-    if count < 1:
-        raise InputError(f"{OP}: offsets must be a positive integer or 'all', got {count}")
-    return count
-
-
-def _checked_integer(value: object, expected: str) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise InputTypeError(f"{OP}: {expected}, got {value!r}")
-    return operator.index(value)

@@ -98,7 +98,7 @@ def dimension(config: TrainabilityConfig, findings: Findings) -> bytes:
 
 def _plot_counts(axes: Axes, findings: Findings) -> None:
     line = findings.control[0]
-    mean = np.mean([control.counts for control in findings.control], axis=0)
+    mean = np.mean([control.counts.numpy() for control in findings.control], axis=0)
     label = f"{CONTROL_LINES} straight lines, D = {findings.control_dimension:.3f}"
     axes.plot(line.sizes, mean, "s-", color=_GREY, markersize=5, linewidth=1, label=label)
     if findings.dimension is None:
@@ -107,7 +107,7 @@ def _plot_counts(axes: Axes, findings: Findings) -> None:
     else:
         fit = findings.dimension
         axes.plot(fit.sizes, fit.counts, "o", color=_BLUE, markersize=7, label="boundary")
-        label = f"fit, D = {fit.dimension:.3f} ± {fit.stderr:.3f}"
+        label = f"least squares, slope {float(fit.slope):.3f}"
         axes.plot(fit.sizes, _line(fit), color=_BLUE, linewidth=1.5, label=label)
     axes.set_yscale("log")
     axes.set_ylabel("boxes that hold boundary")
@@ -116,13 +116,13 @@ def _plot_counts(axes: Axes, findings: Findings) -> None:
 
 def _line(fit: DimensionResult) -> NDArray[np.float64]:
     """The least-squares line through log counts with the fitted slope."""
-    x, y = np.log(fit.sizes), np.log(fit.counts)
-    fitted: NDArray[np.float64] = np.exp(y.mean() - fit.dimension * (x - x.mean()))
+    x, y = np.log(fit.sizes), np.log(fit.counts.numpy())
+    fitted: NDArray[np.float64] = np.exp(y.mean() - float(fit.slope) * (x - x.mean()))
     return fitted
 
 
 def _plot_slopes(axes: Axes, findings: Findings) -> None:
-    slopes = np.array([control.local_slopes for control in findings.control])
+    slopes = np.array([control.local_slopes.numpy() for control in findings.control])
     sizes = findings.control[0].sizes
     low, high = slopes.min(axis=0), slopes.max(axis=0)
     axes.fill_between(sizes, low, high, color=_GREY, alpha=0.25, linewidth=0)
@@ -215,9 +215,11 @@ def _title(figure: Figure, config: TrainabilityConfig, findings: Findings, note:
     fit = findings.dimension
     measured = "no dimension: degenerate boundary"
     if fit is not None:
+        low, high = (float(end) for end in fit.interval)
+        interval = "no honest interval" if fit.kind == ("none",) else f"{low:.2f} to {high:.2f}"
         measured = (
-            f"boundary dimension {fit.dimension:.3f} ± {fit.stderr:.3f} "
-            f"(straight lines {findings.control_dimension:.3f})"
+            f"boundary dimension {float(fit):.3f} ({interval}; "
+            f"straight lines {findings.control_dimension:.3f})"
         )
     drawn = (
         f"{config.resolution} × {config.resolution} networks, {config.dtype}, seed {config.seed}"

@@ -28,7 +28,7 @@ class Findings:
     @property
     def control_dimension(self) -> float:
         """Mean over the control lines."""
-        return math.fsum(line.dimension for line in self.control) / len(self.control)
+        return math.fsum(float(line) for line in self.control) / len(self.control)
 
 
 def find(value: Tensor, converged: Tensor, seed: int) -> Findings:
@@ -41,7 +41,7 @@ def find(value: Tensor, converged: Tensor, seed: int) -> Findings:
         dimension = estimate_dimension(signs)
     except DegenerateBoundaryError:
         reason = _reason(fraction, cells)
-    lines = tuple(estimate_dimension(mask) for mask in half_planes(len(value), seed))
+    lines = tuple(estimate_dimension(mask, null=None) for mask in half_planes(len(value), seed))
     return Findings(fraction, cells, dimension, reason, lines)
 
 

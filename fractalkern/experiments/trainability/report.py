@@ -1,5 +1,6 @@
 """The numbers of a run, as JSON and as text."""
 
+import json
 from pathlib import Path
 
 from fractalkern.experiments.trainability.config import TrainabilityConfig
@@ -22,16 +23,13 @@ def summary(
         "steps": config.steps,
         "converged_fraction": findings.converged_fraction,
         "boundary_cells": findings.boundary_cells,
-        "dimension": fit and fit.dimension,
-        "dimension_stderr": fit and fit.stderr,
-        "dimension_r2": fit and fit.r2,
-        "dimension_fit_range": fit and fit.fit_range,
-        "dimension_estimator": fit and fit.estimator,
+        "dimension": fit and float(fit),
+        "dimension_estimate": fit and json.loads(fit.to_json()),
         "dimension_missing_because": findings.reason,
         "control_dimension": findings.control_dimension,
         "control_dimension_range": [
-            min(line.dimension for line in findings.control),
-            max(line.dimension for line in findings.control),
+            min(float(line) for line in findings.control),
+            max(float(line) for line in findings.control),
         ],
         "control_lines": CONTROL_LINES,
         "network_steps_per_second": config.cells * config.steps / compute_seconds,
@@ -47,10 +45,9 @@ def text(
     fit = findings.dimension
     boundary = f"none: {findings.reason}"
     if fit is not None:
-        low, high = fit.fit_range
-        boundary = (
-            f"{fit.dimension:.3f} ± {fit.stderr:.3f} (boxes of {low:g} to {high:g} cells, "
-            f"{findings.boundary_cells:,} boundary cells)"
+        (estimate,) = fit.describe()
+        boundary = "; ".join(
+            [f"{estimate} ({findings.boundary_cells:,} boundary cells)", *fit.warnings]
         )
     lines = [
         f"converged   {findings.converged_fraction:.1%} of {config.cells:,} networks",

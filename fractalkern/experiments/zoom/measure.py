@@ -61,7 +61,7 @@ def measure(converged: Tensor) -> Measured:
 def point_estimates(converged: Tensor) -> tuple[float, float]:
     """Our dimension and that of the published estimator, of labels that have a boundary."""
     published = estimate_dimension(converged, estimator="sohl-dickstein")
-    return float(estimate_dimension(converged)), float(published)
+    return float(estimate_dimension(converged, null=None)), float(published)
 
 
 def _number(result: Any, name: str) -> float | None:

@@ -1,0 +1,45 @@
+"""Straight lines through points, and the slopes between them: what every dimension is read from."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Line(NamedTuple):
+    """Least-squares lines, one for each row of points; all float64 [*batch]."""
+
+    slope: Tensor
+    stderr: Tensor  # of the slope, from the residuals; NaN for 2 points
+    intercept: Tensor
+    r2: Tensor  # 1 where all values are equal
+
+
+def fit_line(x: Tensor, y: Tensor) -> Line:
+    """Ordinary least squares of y [*batch, S] on x [S].
+
+    >>> import torch
+    >>> from fractalkern.line_fits import fit_line
+    >>> float(fit_line(torch.tensor([0.0, 1, 2]), torch.tensor([1.0, 3, 5])).slope)
+    2.0
+    """
+    centre, level = x.mean(), y.mean(-1, keepdim=True)
+    dx, dy = x - centre, y - level
+    spread = dx.square().sum()
+    slope = (dx * dy).sum(-1) / spread
+    residual = (dy - slope[..., None] * dx).square().sum(-1)
+    total = dy.square().sum(-1)
+    return Line(
+        slope=slope,
+        stderr=(residual / (len(x) - 2) / spread).sqrt(),
+        intercept=level[..., 0] - slope * centre,
+        r2=torch.where(total > 0, 1 - residual / total, 1.0),
+    )
+
+
+def local_slopes(x: Tensor, y: Tensor) -> Tensor:
+    """dy/dx of y [*batch, S]: second order inside for uneven x [S], one-sided at both ends."""
+    step = x.diff()
+    secant = y.diff() / step
+    inner = (step[1:] * secant[..., :-1] + step[:-1] * secant[..., 1:]) / (step[1:] + step[:-1])
+    return torch.cat([secant[..., :1], inner, secant[..., -1:]], -1)

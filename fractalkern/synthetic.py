@@ -1,0 +1,241 @@
+"""Boundaries of known dimension, to calibrate estimates, to compare with and to test against.
+
+Each function returns fields `[count, side, side]`, float32, whose sign changes at the boundary and
+whose negative side is the inside. The truth is the dimension of the limit set: the field is sampled
+at points, as a grid of training runs samples its plane.
+"""
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "brownian_level_sets",
+    "circles",
+    "koch_snowflakes",
+    "sierpinski_gaskets",
+    "smooth_contours",
+    "straight_lines",
+    "with_noise",
+]
+
+# Levels between these quantiles of a field: neither side of the boundary is a few islands.
+_QUANTILES = (0.2, 0.8)
+
+
+def straight_lines(count: int, side: int, generator: torch.Generator) -> Tensor:
+    """Signed distances from lines, D = 1: any angle, through a point of the middle quarter."""
+    x, y = _cells(side)
+    angle = 2 * math.pi * torch.rand(count, 1, 1, generator=generator)
+    centre = _centres(count, side, generator)
+    return (x - centre[0]) * angle.cos() + (y - centre[1]) * angle.sin()
+
+
+def circles(count: int, side: int, generator: torch.Generator) -> Tensor:
+    """Signed distances from circles, D = 1: radius N/8 to 3N/8, centre in the middle quarter."""
+    x, y = _cells(side)
+    centre = _centres(count, side, generator)
+    radius = side * (0.125 + 0.25 * torch.rand(count, 1, 1, generator=generator))
+    return torch.hypot(x - centre[0], y - centre[1]) - radius
+
+
+def smooth_contours(
+    count: int,
+    side: int,
+    generator: torch.Generator,
+    *,
+    length: float | None = None,
+    inside: float | None = None,
+) -> Tensor:
+    """Signed distances, about, from level sets of fields with covariance exp(-r^2 / 2 l^2), D = 1.
+
+    Args:
+        count: how many fields.
+        side: N.
+        generator: draws all that is random.
+        length: l in cells; by default uniform between N/10 and N/4.
+        inside: share of the cells that are negative; by default uniform between 0.2 and 0.8.
+
+    The result is the field over its gradient, which near the boundary is the distance from it.
+    """
+    fields = []
+    for _ in range(count):
+        share = 0.1 + 0.15 * float(torch.rand((), generator=generator))
+        scale = share * side if length is None else length
+        field, slope = _smooth_field(side, scale, generator)
+        level = _level(field, generator, inside)
+        fields.append((field - level) / slope.clamp(min=1e-3 / scale))
+    return torch.stack(fields)
+
+
+def brownian_level_sets(
+    count: int, side: int, dimension: float, generator: torch.Generator
+) -> Tensor:
+    """Level sets of Gaussian fields with the spectrum |k|^-(2H+2), H = 2 - dimension.
+
+    A quarter of a periodic field of side 2N, sampled at points: the power beyond the Nyquist
+    frequency is folded back, so that neighbours differ as those of a fractal field do.
+    """
+    amplitude = _sampled_amplitude(2 * side, 2 - dimension)
+    spectrum = torch.randn(count, *amplitude.shape, 2, generator=generator)
+    # The inverse transform keeps the Hermitian half of these columns, of half the variance.
+    spectrum[:, :, ::side] *= math.sqrt(2)
+    shaped = torch.view_as_complex(spectrum) * amplitude
+    fields = torch.fft.irfft2(shaped, s=(2 * side, 2 * side))[:, :side, :side]
+    levels = [_level(field, generator, None) for field in fields]
+    centred: Tensor = fields - torch.stack(levels)[:, None, None]
+    return centred
+
+
+def koch_snowflakes(count: int, side: int, generator: torch.Generator) -> Tensor:
+    """Snowflakes of random size, angle and place, D = log 4 / log 3; -1 inside, 1 outside.
+
+    Segments are divided until they are below a quarter of a cell.
+    """
+    masks = []
+    for _ in range(count):
+        across, up, scale = _placed(side, 0.45, 0.75, generator)
+        depth = math.ceil(math.log(4 * scale, 3))
+        inside = torch.zeros(side, side, dtype=torch.bool)
+        for corner in range(3):  # the three sides of the first triangle, its outside upwards
+            cos, sin = math.cos(2 * math.pi * corner / 3), math.sin(2 * math.pi * corner / 3)
+            x = cos * across + sin * up + 0.5
+            y = cos * up - sin * across - 1 / (2 * math.sqrt(3))
+            inside |= _below_koch_curve(x, y, depth)
+        triangle = _barycentric(across, -up).amin(0) >= 0
+        masks.append(inside | triangle)
+    return 1 - 2 * torch.stack(masks).float()
+
+
+def sierpinski_gaskets(count: int, side: int, generator: torch.Generator) -> Tensor:
+    """Gaskets of random size, angle and place, D = log 3 / log 2; -1 in a triangle of the set.
+
+    Triangles are divided until their sides are below two cells.
+    """
+    masks = []
+    for _ in range(count):
+        across, up, scale = _placed(side, 0.6, 1.0, generator)
+        corners = _barycentric(across, up)
+        kept = (corners >= 0).all(0)
+        for _ in range(int(math.log2(scale / 2))):
+            corners = 2 * corners
+            high = corners >= 1
+            kept &= high.any(0)
+            corners = corners - high.float()
+        masks.append(kept)
+    return 1 - 2 * torch.stack(masks).float()
+
+
+def with_noise(distance: Tensor, width: float, generator: torch.Generator) -> Tensor:
+    """Signs of `distance` (in cells), each flipped with probability Phi(-|distance| / width)."""
+    chance = torch.special.ndtr(-distance.abs() / width)
+    flipped = torch.rand(distance.shape, generator=generator) < chance
+    signs = distance.sign()
+    return torch.where(flipped, -signs, signs)
+
+
+def _cells(side: int) -> tuple[Tensor, Tensor]:
+    """Coordinates of the columns `[1, side]` and of the rows `[side, 1]`."""
+    line = torch.arange(side, dtype=torch.float32)
+    return line[None], line[:, None]
+
+
+def _centres(count: int, side: int, generator: torch.Generator) -> Tensor:
+    return side * (0.25 + 0.5 * torch.rand(2, count, 1, 1, generator=generator))
+
+
+def _level(field: Tensor, generator: torch.Generator, inside: float | None) -> Tensor:
+    """The quantile `inside` of the field, to a 2^-12 of its cells; by default a random one."""
+    low, high = _QUANTILES
+    chosen = low + (high - low) * float(torch.rand((), generator=generator))
+    share = chosen if inside is None else inside
+    flat = field.flatten()
+    sample = flat[:: max(1, flat.numel() // 4096)]
+    rank = 1 + round(share * (sample.numel() - 1))
+    return torch.kthvalue(sample, rank)[0]
+
+
+def _smooth_field(side: int, length: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A field of correlation length `length` and the norm of its gradient, `[side, side]` each.
+
+    A sum over the few waves of the double period whose amplitude exceeds e^-4 of the largest: the
+    rest holds 1e-6 of the variance.
+    """
+    period = 2 * side
+    waves = math.ceil(4 * period / (2 * math.pi * length)) + 1
+    k = 2 * math.pi / period * torch.arange(waves + 1, dtype=torch.float32)
+    envelope = torch.exp(-((length * k) ** 2) / 4)  # the root of the spectrum
+    phase = torch.arange(side, dtype=torch.float32)[:, None] * k
+    cos, sin = phase.cos() * envelope, phase.sin() * envelope
+    basis = torch.cat([cos, sin], 1)
+    slope = torch.cat([-k * sin, k * cos], 1)
+    parts = torch.randn(basis.shape[1], basis.shape[1], generator=generator)
+    parts[0] *= math.sqrt(0.5)  # the waves of k = 0 have no sine
+    parts[:, 0] *= math.sqrt(0.5)
+    across = parts @ basis.T
+    field = basis @ across
+    return field, torch.hypot(slope @ across, basis @ (parts @ slope.T))
+
+
+@lru_cache(maxsize=16)
+def _sampled_amplitude(period: int, hurst: float) -> Tensor:
+    """Root of the spectrum |k|^-(2H+2) summed over all aliases of each wave, float32."""
+    exponent = hurst + 1  # of 1 / |k|^2
+    rows = torch.fft.fftfreq(period, dtype=torch.float64)[:, None]
+    columns = torch.fft.rfftfreq(period, dtype=torch.float64)
+    power = torch.zeros(period, len(columns), dtype=torch.float64)
+    aliases = 2
+    for i in range(-aliases, aliases + 1):
+        for j in range(-aliases, aliases + 1):
+            square = (rows + i) ** 2 + (columns + j) ** 2
+            power += torch.where(square == 0, 0.0, square**-exponent)
+    # The aliases beyond the square, as an integral beyond a disc of its area.
+    radius = (2 * aliases + 1) / math.sqrt(math.pi)
+    power += math.pi * radius ** (2 - 2 * exponent) / (exponent - 1)
+    power[0, 0] = 0
+    return power.sqrt().float()
+
+
+def _placed(
+    side: int, least: float, largest: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor, float]:
+    """Coordinates of all cells in a frame of random size, angle and origin near the middle.
+
+    The unit of the frame is `least` to `largest` times N, its third result in cells.
+    """
+    size, angle, dx, dy = torch.rand(4, generator=generator).tolist()
+    scale = side * (least + (largest - least) * size)
+    x, y = _cells(side)
+    u, v = (x - side * (0.4 + 0.2 * dx)) / scale, (y - side * (0.4 + 0.2 * dy)) / scale
+    cos, sin = math.cos(2 * math.pi * angle), math.sin(2 * math.pi * angle)
+    return cos * u + sin * v, cos * v - sin * u, scale
+
+
+def _barycentric(across: Tensor, up: Tensor) -> Tensor:
+    """Barycentric coordinates `[3, ...]` in the triangle of side 1 about 0, one corner upwards."""
+    top = (up + 1 / (2 * math.sqrt(3))) * 2 / math.sqrt(3)
+    right = across + 0.5 - top / 2
+    return torch.stack((right, top, 1 - right - top))
+
+
+def _below_koch_curve(x: Tensor, y: Tensor, depth: int) -> Tensor:
+    """Which points with y > 0 lie below the curve that stands on the segment from 0 to 1.
+
+    The curve over one third never passes the vertical line at its end, so each point belongs to one
+    of the four parts, which is turned and blown up to be the next segment.
+    """
+    low = (y > 0) & (x >= 0) & (x <= 1)
+    below = torch.zeros_like(low)
+    half, root = 0.5, math.sqrt(3) / 2
+    for _ in range(depth):
+        x = 3 * torch.minimum(x, 1 - x)
+        y = 3 * y
+        rising = x > 1
+        x, y = (
+            torch.where(rising, half * (x - 1) + root * y, x),
+            torch.where(rising, half * y - root * (x - 1), y),
+        )
+        below |= low & (y <= 0)
+    return below
