@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import statistics
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from fractalkern.experiments.settings import from_toml
 from fractalkern.experiments.trainability import training
 from fractalkern.experiments.trainability.config import Condition
 from fractalkern.experiments.zoom import figures, table
+from fractalkern.experiments.zoom import measure as measure_module
 from fractalkern.experiments.zoom import run as run_module
 from fractalkern.experiments.zoom.config import ZoomConfig, quick
 from fractalkern.experiments.zoom.frames import Frame, frame_path, load_path
@@ -41,6 +43,14 @@ TINY = ZoomConfig(
     width=4, steps=20, resolution=24, paths=2, levels=2, factor=3.0, tile_rows=8, flips_sample=16
 )
 FIRST = (-3.0, 6.0, -3.0, 6.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_nulls():
+    """A null of 199 draws for each tiny frame would take most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure_module, "estimate_dimension", partial(estimate_dimension, null=None))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +151,15 @@ def test_measure_by_both_estimators():
     speck = torch.zeros(400, 400, dtype=torch.bool)
     speck[7, 7] = True
     assert measure(speck).missing_because == "the boundary has only 4 cells"
+
+
+def test_measure_keeps_interval_and_null(monkeypatch):
+    monkeypatch.setattr(measure_module, "estimate_dimension", estimate_dimension)
+    found = measure(torch.arange(129).expand(129, 129) < 40)
+    assert found.ci_low <= 1.0 <= found.ci_high
+    assert 0.05 < found.p_value <= 1
+    noise = measure(torch.rand(129, 129, generator=torch.Generator().manual_seed(0)) < 0.5)
+    assert noise.p_value <= 0.01
 
 
 # The rules.
@@ -313,6 +332,7 @@ def _sitting(out, kill_at):
         return replace(*arguments, **options)
 
     os.replace = counted
+    measure_module.estimate_dimension = partial(estimate_dimension, null=None)
     run_module.figures.overview = lambda *_: b""
     run(TINY, Path(out))
 
