@@ -67,6 +67,9 @@ VERBS = {
     name: Verb(summary, _command(name))
     for name, summary in {
         "trainability": "which learning rates train a network: picture and dimension",
+        "zoom": "the boundary of trainability followed inwards, its dimension at each level",
+        "animate": "the movie of a zoom, as GIF or mp4",
+        "table": "the published conditions: their dimensions and ours",
         "dim": "the dimension of a boundary in a picture or an array, with interval and null",
         "noise": "a field with power ~ |k|^-beta, as numbers or as a picture",
         "sigma": "top singular values of a checkpoint's weights",

@@ -64,7 +64,8 @@ def test_changed_settings_are_refused_with_the_difference(capsys, tmp_path, monk
 
 def test_unknown_verb_is_one_sentence(capsys):
     line = refused(capsys, ["trian"])
-    assert "verb must be one of trainability, dim, noise, sigma, doctor, got 'trian'" in line
+    assert f"verb must be one of {', '.join(VERBS)}, got 'trian'" in line
+    assert "trainability, zoom, animate, table, dim, noise" in line
 
 
 def test_absent_backend_is_one_sentence(capsys, monkeypatch):

@@ -16,7 +16,7 @@ from torch import Tensor
 import fractalkern as fk
 from fractalkern.experiments.trainability.config import Condition, TrainabilityConfig
 from fractalkern.experiments.trainability.data import Shared, shared
-from fractalkern.experiments.trainability.run import sweep_arguments
+from fractalkern.experiments.trainability.training import sweep_arguments
 from fractalkern.reference import train_sweep as reference
 from fractalkern.sweeps.grid import tiles
 

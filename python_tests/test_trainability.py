@@ -17,13 +17,14 @@ from PIL import Image
 from fractalkern import memory, train_sweep
 from fractalkern.errors import InputError
 from fractalkern.experiments import settings
-from fractalkern.experiments.trainability import figures, report
+from fractalkern.experiments.trainability import figures, report, training
 from fractalkern.experiments.trainability import run as run_module
 from fractalkern.experiments.trainability.config import Condition, TrainabilityConfig, quick
 from fractalkern.experiments.trainability.data import shared
 from fractalkern.experiments.trainability.figures import restretch
 from fractalkern.experiments.trainability.findings import find
-from fractalkern.experiments.trainability.run import axes, run
+from fractalkern.experiments.trainability.run import run
+from fractalkern.experiments.trainability.training import axes
 from fractalkern.sweeps.store import Store
 
 TINY = TrainabilityConfig(width=4, steps=20, resolution=20, tile_rows=1)
@@ -192,8 +193,8 @@ def test_condition_trains_what_it_says(condition, dtype, monkeypatch):
         calls.append((arguments, options))
         return train_sweep(*arguments, **options)
 
-    monkeypatch.setattr(run_module, "train_sweep", spy)
-    tile = run_module._trainer(config)(run_module.Tile(0, 8, 10))
+    monkeypatch.setattr(training, "train_sweep", spy)
+    tile = training.tile_trainer(config)(training.Tile(0, 8, 10))
     ((x, y, w0, w1, lr0, lr1), options) = calls[0]
     assert (x.shape, y.shape, w0.shape, w1.shape) == ((rows, 4), (rows, 1), (4, 4), (4, 1))
     assert {tensor.dtype for tensor in (x, y, w0, w1, lr0, lr1)} == {getattr(torch, dtype)}
@@ -282,12 +283,12 @@ def _sitting(out, log, kill_at=None, pause=0.0):
     os.fsync = counted(os.fsync)
     os.replace = counted(os.replace)
     Store._record_time = counted(Store._record_time)
-    run_module.train_sweep = logged
+    training.train_sweep = logged
     run(TINY, Path(out))
 
 
 def _recorded(out):
-    with Store(out, "trainability", run_module._identity(TINY)) as store:
+    with Store(out, "trainability", run_module.identity(TINY)) as store:
         assert store.damaged == []
         return store.finished()
 
@@ -357,7 +358,7 @@ def test_damaged_tile_is_named_and_only_it_computed_again(
         calls.append(arguments)
         return train_sweep(*arguments, **options)
 
-    monkeypatch.setattr(run_module, "train_sweep", spy)
+    monkeypatch.setattr(training, "train_sweep", spy)
     capsys.readouterr()
     run(TINY, out)
     assert len(calls) == 1
@@ -382,17 +383,17 @@ def test_tile_size_and_threads_do_not_change_the_results(finished, tmp_path, no_
 @pytest.mark.parametrize("condition", ["tanh", "init-offset"])
 def test_a_costly_tile_is_trained_in_several_calls(condition, monkeypatch):
     config = dataclasses.replace(TINY, condition=condition)
-    tile, sizes = run_module.Tile(0, 3, 6), []
+    tile, sizes = training.Tile(0, 3, 6), []
 
     def spy(*arguments, **options):
         sizes.append(len(arguments[4]))
         return train_sweep(*arguments, **options)
 
-    monkeypatch.setattr(run_module, "train_sweep", spy)
-    whole = run_module._trainer(config)(tile)
-    monkeypatch.setattr(run_module, "_LEAST_PER_CALL", 16)
-    monkeypatch.setattr(run_module, "_WORK_PER_CALL", 0)
-    parts = run_module._trainer(config)(tile)
+    monkeypatch.setattr(training, "train_sweep", spy)
+    whole = training.tile_trainer(config)(tile)
+    monkeypatch.setattr(training, "_LEAST_PER_CALL", 16)
+    monkeypatch.setattr(training, "_WORK_PER_CALL", 0)
+    parts = training.tile_trainer(config)(tile)
     assert sizes == [60, 16, 16, 16, 12]
     assert all(np.array_equal(parts[name], whole[name]) for name in whole)
 

@@ -1,14 +1,18 @@
 """From the words of a command line to the options of a verb, with one sentence for a mistake."""
 
+import argparse
 import contextlib
 import io
 import itertools
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import tyro
 
 from fractalkern.errors import InputError
+from fractalkern.experiments.settings import Config, from_toml
 
 
 def parsed(verb: str, function: Any, arguments: list[str], **defaults: Any) -> Any:
@@ -25,6 +29,19 @@ def parsed(verb: str, function: Any, arguments: list[str], **defaults: Any) -> A
         if not exit_.code:
             raise  # --help
         raise InputError(f"{_first_paragraph(said.getvalue())} ({verb} --help says more)") from None
+
+
+def base_config(arguments: list[str], default: Config, quick: Callable[[Config], Config]) -> Config:
+    """The settings that other options start from: `quick` if asked for, then --config's file."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--quick", action="store_true")
+    early.add_argument("--config", type=Path)
+    try:
+        found, _ = early.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        return default  # tyro will say what is wrong
+    config = quick(default) if found.quick else default
+    return from_toml(config, found.config) if found.config else config
 
 
 def _first_paragraph(box: str) -> str:

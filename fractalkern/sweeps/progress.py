@@ -14,10 +14,14 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 class Meter:
-    """Counts the cells finished in this sitting and says how fast and how long still."""
+    """Counts the cells finished in this sitting and says how fast and how long still.
 
-    def __init__(self, total: int, done: int, steps: int) -> None:
+    `at_most`: the total is an upper limit, and so is the time left.
+    """
+
+    def __init__(self, total: int, done: int, steps: int, *, at_most: bool = False) -> None:
         self.total, self.done, self._steps = total, done, steps
+        self._limit = "at most " * at_most
         self._done_before = done
         self._started = time.monotonic()
 
@@ -28,11 +32,12 @@ class Meter:
 
     def text(self) -> str:
         """Cells done, network-steps a second, time left."""
-        parts = [f"{self.done:,} of {self.total:,} cells"]
+        parts = [f"{self.done:,} of {self._limit}{self.total:,} cells"]
         rate = self.rate()
         if rate > 0:
             parts.append(f"{_short(rate * self._steps)} network-steps/s")
-            parts.append(f"{_duration((self.total - self.done) / rate)} left")
+            left = _duration((self.total - self.done) / rate)
+            parts.append(f"{self._limit}{left} left")
         return ", ".join(parts)
 
 

@@ -102,6 +102,12 @@ def quick(config: TrainabilityConfig) -> TrainabilityConfig:
     return dataclasses.replace(config, steps=100, resolution=64)
 
 
+def distinct_rates(low: float, high: float, resolution: int, dtype: str) -> bool:
+    """Whether the rates 10^low to 10^high of a grid's cells differ from their neighbours'."""
+    rates = log_axis(low, high, resolution).numpy().astype(dtype)
+    return bool((rates[1:] > rates[:-1]).all())
+
+
 def _check_axis(config: TrainabilityConfig, axis: int) -> None:
     low, high = config.window[2 * axis : 2 * axis + 2]
     limit = _EXPONENT_LIMIT[config.dtype]
@@ -112,8 +118,7 @@ def _check_axis(config: TrainabilityConfig, axis: int) -> None:
             f"window must lie within the powers -{limit:g} to {limit:g} of ten for "
             f"{config.dtype}, got {low} and {high}"
         )
-    rates = log_axis(low, high, config.resolution).numpy().astype(config.dtype)
-    if not (rates[1:] > rates[:-1]).all():
+    if not distinct_rates(low, high, config.resolution, config.dtype):
         raise InputError(
             f"window must be wide enough for {config.resolution} different {config.dtype} rates "
             f"along axis {axis}, got {low} to {high}"

@@ -30,23 +30,26 @@ def restretch(value: NDArray[np.float64]) -> NDArray[np.float64]:
 
     The original's colour scale: every shade covers the same area, and the two signs never meet.
     """
+    return rank_stretch(value, value)
+
+
+def rank_stretch(value: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same for `value` by its ranks among those of `reference`, whose range bounds them."""
     stretched = np.empty(value.shape)
-    for chosen, low, high in (
-        (value < 0, -1.0, -_PALEST),
-        (value >= 0, _PALEST, 1.0),
-    ):
-        part = value[chosen]
-        ordered = np.sort(part)
+    for negative, low, high in ((True, -1.0, -_PALEST), (False, _PALEST, 1.0)):
+        chosen = (value < 0) == negative
+        ordered = np.sort(reference[(reference < 0) == negative])
+        part, most = value[chosen], max(ordered.size - 1, 1)
         rank = np.searchsorted(ordered, part, "left") + np.searchsorted(ordered, part, "right")
-        middle = (rank - 1) / 2
-        stretched[chosen] = low + (high - low) * middle / max(part.size - 1, 1)
+        middle = np.clip((rank - 1) / 2, 0, most)
+        stretched[chosen] = low + (high - low) * middle / most
     return stretched
 
 
-def fractal(config: TrainabilityConfig, value: Tensor, findings: Findings) -> bytes:
+def fractal(config: TrainabilityConfig, value: Tensor, findings: Findings, note: str = "") -> bytes:
     """PNG of the grid `[N, N]`, origin below: blue converged, red diverged, deep near the turn.
 
-    Every cell is the same whole number of pixels wide.
+    Every cell is the same whole number of pixels wide. `note` is added to what was drawn.
     """
     n = config.resolution
     inches = 8.0
@@ -67,7 +70,7 @@ def fractal(config: TrainabilityConfig, value: Tensor, findings: Findings) -> by
             interpolation="nearest",
         )
         _label_rates(axes, config)
-        _title(figure, config, findings)
+        _title(figure, config, findings, note)
         bar = figure.add_axes((9.3 / width, bottom / height, 0.28 / width, inches / height))
         _colour_bar(bar)
         return _png(figure)
@@ -205,7 +208,7 @@ def _what(config: TrainabilityConfig) -> str:
     return f"{config.condition}, width {config.width}, {config.steps} steps"
 
 
-def _title(figure: Figure, config: TrainabilityConfig, findings: Findings) -> None:
+def _title(figure: Figure, config: TrainabilityConfig, findings: Findings, note: str) -> None:
     left = 1.05 / figure.get_figwidth()
     height = figure.get_figheight()
     figure.text(left, 1 - 0.42 / height, f"Where training converges: {_what(config)}", fontsize=17)
@@ -220,6 +223,7 @@ def _title(figure: Figure, config: TrainabilityConfig, findings: Findings) -> No
         )
     drawn = (
         f"{config.resolution} × {config.resolution} networks, {config.dtype}, seed {config.seed}"
+        f"{note}"
     )
     found = f"{findings.converged_fraction:.1%} converge   ·   {measured}"
     for inches, text in ((0.72, drawn), (0.94, found)):

@@ -41,7 +41,7 @@ def find(value: Tensor, converged: Tensor, seed: int) -> Findings:
         dimension = estimate_dimension(signs)
     except DegenerateBoundaryError:
         reason = _reason(fraction, cells)
-    lines = tuple(estimate_dimension(mask, null=None) for mask in _half_planes(len(value), seed))
+    lines = tuple(estimate_dimension(mask, null=None) for mask in half_planes(len(value), seed))
     return Findings(fraction, cells, dimension, reason, lines)
 
 
@@ -52,7 +52,7 @@ def _reason(converged_fraction: float, boundary_cells: int) -> str:
     return f"{which} of the networks converged, so there is no boundary"
 
 
-def _half_planes(side: int, seed: int) -> list[Tensor]:
+def half_planes(side: int, seed: int) -> list[Tensor]:
     """Masks bounded by a line of random angle through a random point of the middle half.
 
     The middle half, because a line across a mere corner has too few cells for a fit.

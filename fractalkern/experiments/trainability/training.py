@@ -1,0 +1,94 @@
+"""Trains cells of a grid: whole tiles, or any cells by their rates."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fractalkern import train_sweep
+from fractalkern.experiments.trainability.config import TrainabilityConfig
+from fractalkern.experiments.trainability.data import Shared, activation, shared
+from fractalkern.sweeps.grid import Tile, log_axis
+from fractalkern.sweeps.store import Arrays
+
+# Floating-point operations and networks of one call of train_sweep; fewer would idle the cores.
+_WORK_PER_CALL, _LEAST_PER_CALL = 5 * 10**10, 128
+_RESULTS = ("value", "converged", "final_loss", "steps_run")
+
+
+def axes(config: TrainabilityConfig) -> tuple[Tensor, Tensor]:
+    """The rates (or offsets) along the columns and along the rows, float64 `[N]` each."""
+    low0, high0, low1, high1 = config.window
+    n = config.resolution
+    return log_axis(low0, high0, n), log_axis(low1, high1, n)
+
+
+def tile_trainer(config: TrainabilityConfig) -> Callable[[Tile], Arrays]:
+    """A function that trains a tile: the results of `cell_trainer` as `[rows, N]`."""
+    train, n = cell_trainer(config), config.resolution
+
+    def compute(tile: Tile) -> Arrays:
+        return {
+            name: flat.reshape(-1, n) for name, flat in train(*_tile_cells(config, tile)).items()
+        }
+
+    return compute
+
+
+def cell_trainer(config: TrainabilityConfig) -> Callable[[Tensor, Tensor], Arrays]:
+    """A function of the first and second axis' values of P cells (in the training's dtype).
+
+    It gives value, converged, final_loss, steps_run `[P]`.
+    """
+    data = shared(config)
+
+    # An interrupt is heard between calls: about half a second apart, whatever a tile takes.
+    work = config.steps * config.data_rows * 4 * config.width**2
+    size = max(_LEAST_PER_CALL, _WORK_PER_CALL // work)
+
+    def compute(first: Tensor, second: Tensor) -> Arrays:
+        (x, y, w0, w1, lr0, lr1), options = _arguments(config, data, first, second)
+        offset = options.pop("offset")
+        parts = []
+        for start in range(0, len(lr0), size):
+            cells = slice(start, start + size)
+            part = None if offset is None else offset[cells]
+            rates = lr0[cells], lr1[cells]
+            parts.append(train_sweep(x, y, w0, w1, *rates, offset=part, **options))
+        return {
+            name: torch.cat([getattr(part, name) for part in parts]).numpy() for name in _RESULTS
+        }
+
+    return compute
+
+
+def sweep_arguments(
+    config: TrainabilityConfig, data: Shared, tile: Tile
+) -> tuple[list[Tensor], dict[str, Any]]:
+    """The positional and keyword arguments of `train_sweep` for the cells of a tile, row by row."""
+    return _arguments(config, data, *_tile_cells(config, tile))
+
+
+def _tile_cells(config: TrainabilityConfig, tile: Tile) -> tuple[Tensor, Tensor]:
+    axis0, axis1 = axes(config)
+    dtype = getattr(torch, config.dtype)
+    first = axis0.repeat(tile.stop - tile.start).to(dtype)
+    second = axis1[tile.start : tile.stop].repeat_interleave(len(axis0)).to(dtype)
+    return first, second
+
+
+def _arguments(
+    config: TrainabilityConfig, data: Shared, first: Tensor, second: Tensor
+) -> tuple[list[Tensor], dict[str, Any]]:
+    with_offset = config.condition.startswith("init-offset")
+    rates = [second if with_offset else first, second]
+    options = {
+        "steps": config.steps,
+        "activation": activation(config),
+        "batches": data.batches,
+        "offset": first if with_offset else None,
+        "offset_every_step": config.condition == "init-offset-published",
+        "protocol": config.protocol,
+    }
+    return [data.x, data.y, data.w0, data.w1, *rates], options
