@@ -203,7 +203,8 @@ def estimate_dimension(
               p-value says that there is structure at all;
             - None.
         noise_width: in cells.
-        null_draws: boundaries drawn from the null.
+        null_draws: boundaries drawn from the null; 199 take about 0.3 s at 512 x 512 and 0.9 s at
+            1,024 x 1,024, with noise two to three times that.
         missing: bool `[*batch, *spatial]`, cells that were not run. They take the side of their
             nearest known neighbours; `missing_bounds` says what else they could do. No interval
             is given where more than 5 % are missing.
@@ -225,14 +226,16 @@ def estimate_dimension(
     >>> round(float(result), 2), bool(result.fractal)
     (1.0, False)
     """
-    values = checked_values(OP, values_or_mask).cpu()
+    values = as_tensor(OP, "values_or_mask", values_or_mask).cpu()
+    holes = _checked_missing(missing, values, estimator)
+    if holes is not None:
+        values = values.masked_fill(holes, 0)  # what stands there may be NaN
+    values = checked_values(OP, values)
     dims = _checked_options(
         values, estimator, spatial_dims, sizes, offsets, level, null, noise_width, null_draws
     )
     batch, spatial = values.shape[: values.ndim - dims], values.shape[values.ndim - dims :]
-    items = values.reshape(-1, *spatial)
-    holes = _checked_missing(missing, values)
-    labels = items
+    items = labels = values.reshape(-1, *spatial)
     if holes is not None:
         holes = holes.reshape(-1, *spatial)
         labels = torch.stack([filled(v, m) for v, m in zip(items, holes, strict=True)])
@@ -265,17 +268,10 @@ def estimate_dimension(
     bounds = torch.stack([slope, slope], -1)
     if holes is not None:
         n_missing = holes.flatten(1).sum(1)
-        bounds = torch.stack(
-            [
-                _slope_bounds(item, hole, fits[0].sizes, origins)
-                for item, hole in zip(items, holes, strict=True)
-            ]
-        )
-        share = n_missing / holes[0].numel()
-        inferences = [
-            _TOO_MANY_MISSING if part > _MOST_MISSING else inference
-            for part, inference in zip(share.tolist(), inferences, strict=True)
-        ]
+        pairs = list(zip(items, holes, strict=True))
+        bounds = torch.stack([_slope_bounds(v, m, fits[0].sizes, origins) for v, m in pairs])
+        for i in (n_missing > _MOST_MISSING * math.prod(spatial)).nonzero().flatten().tolist():
+            inferences[i] = _TOO_MANY_MISSING
 
     honest = torch.tensor([inference.kind != "none" for inference in inferences])
     slope_stderr = torch.stack([fit.stderr for fit in fits])
@@ -435,9 +431,11 @@ def _checked_options(
     return dims
 
 
-def _checked_missing(missing: Any, values: Tensor) -> Tensor | None:
+def _checked_missing(missing: Any, values: Tensor, estimator: object) -> Tensor | None:
     if missing is None:
         return None
+    if estimator == "asisr":
+        raise InputError(f"{OP}: missing must be None for estimator 'asisr', which needs gradients")
     holes = as_tensor(OP, "missing", missing).cpu()
     if holes.dtype != torch.bool or holes.shape != values.shape:
         raise InputError(

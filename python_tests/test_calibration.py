@@ -209,7 +209,7 @@ def test_missing_cells_take_the_side_of_their_neighbours_and_bound_the_slope():
     values = synthetic.circles(1, 64, generator(2))[0]
     missing = torch.rand(64, 64, generator=generator(3)) < 0.02
     whole = fk.estimate_dimension(values, null=None)
-    holes = fk.estimate_dimension(values.where(~missing, -1.0), missing=missing, null=None)
+    holes = fk.estimate_dimension(values.where(~missing, math.nan), missing=missing, null=None)
     low, high = holes.missing_bounds.tolist()
     assert low <= float(holes.slope) <= high and low <= float(whole.slope) <= high
     assert int(holes.n_missing) == int(missing.sum()) and low < high
@@ -234,6 +234,15 @@ def test_sizes_and_offsets_of_ones_own_give_a_slope_without_an_interval():
     assert result.sizes == (1, 3, 9, 27)
     assert result.counts.tolist() == counts.mean.tolist()
     assert result.kind == ("none",) and "chosen by default" in result.warnings[0]
+
+
+def test_plot_shows_the_fit_and_the_null():
+    result = fk.estimate_dimension(brownian(2, 128, 1.4, 1), spatial_dims=2)
+    axes = result.plot(index=1)
+    assert axes.get_title().startswith("D = ") and "p = 0.005" in axes.get_title()
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels[1] == f"least squares, slope {float(result.slope[1]):.3f}"
+    assert "slopes of the null 'smooth'" in labels[2]
 
 
 def test_dim_command_reads_each_format_and_says_what_it_shows(tmp_path, capsys):

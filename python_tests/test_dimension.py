@@ -308,6 +308,11 @@ BAD = {
     "width": (estimating(noise_width=0), "noise_width must be positive", GRID),
     "draws": (estimating(null_draws=5), "null_draws must be an integer of at least 19", GRID),
     "missing": (estimating(missing=GRID < 1e9), "but all are missing", GRID),
+    "missing asisr": (
+        estimating(estimator="asisr", missing=GRID < 0),
+        "missing must be None for estimator 'asisr'",
+        GRID,
+    ),
     "missing shape": (estimating(missing=GRID[1:] < 0), "missing must be bool of shape", GRID),
     "sizes": (estimating(sizes=[1, 2]), "at least 3 box sizes", GRID),
     "dims": (estimating(spatial_dims=3), "spatial_dims must be from 1 to 2", GRID),
