@@ -183,7 +183,7 @@ def test_doctor_names_every_part(capsys):
 
 def test_interrupt_keeps_tiles_says_how_to_go_on_and_exits_130(tmp_path, capsys, monkeypatch):
     out = tmp_path / "a run"
-    options = ["--width", "8", "--steps", "300", "--resolution", "40", "--tile-rows", "1"]
+    options = ["--width", "8", "--steps", "300", "--resolution", "160", "--tile-rows", "1"]
     command = [sys.executable, "-m", "fractalkern", "trainability", *options, "--out", str(out)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
@@ -203,7 +203,7 @@ def test_interrupt_keeps_tiles_says_how_to_go_on_and_exits_130(tmp_path, capsys,
     arguments = shlex.split(resume.split("To go on: ")[1])
     assert arguments[0] == "fractalkern"
     kept = int(resume.split("Interrupted: ")[1].split()[0])
-    assert 3 <= kept < 40
+    assert 3 <= kept < 160
     monkeypatch.setattr("fractalkern.experiments.trainability.run._report", lambda *_: "done")
     assert main(arguments[1:]) == 0
-    assert f"trainability tanh: {kept * 40:,} of 1,600 cells" in capsys.readouterr().err
+    assert f"trainability tanh: {kept * 160:,} of 25,600 cells" in capsys.readouterr().err
