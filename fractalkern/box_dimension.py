@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fractalkern.errors import DegenerateBoundaryError, InputError, InputTypeError
-from fractalkern.line_fits import fit_line, local_slopes
+from fractalkern.line_fits import fit_line, local_slopes, the_only
 from fractalkern.ops._inputs import as_tensor
 from fractalkern.ops.box_count import BoxCounts
 
@@ -41,11 +41,7 @@ class BoxDimension:
 
     def __float__(self) -> float:
         """The dimension, if there is just one."""
-        if self.dimension.numel() != 1:
-            raise InputError(
-                f"float() needs one dimension, this result has {self.dimension.numel()}"
-            )
-        return float(self.dimension.item())
+        return the_only(self.dimension)
 
 
 def box_dimension(

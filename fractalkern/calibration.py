@@ -1,6 +1,6 @@
 """From the statistics of a boundary to its dimension with an interval that covers.
 
-Raw slopes of box counts are biased at any finite resolution: at 256 cells a side the level set of a
+Raw slopes of box counts are biased at any finite resolution: at 512 cells a side the level set of a
 fractional Brownian field of dimension 1.8 gives 1.6, and least squares takes correlated counts for
 independent ones. So the statistics are compared with those of two families of boundaries whose
 dimension is known, simulated once (`studies/calibrate_dimension.py`) and summarised in

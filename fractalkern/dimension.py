@@ -14,6 +14,7 @@ from fractalkern.box_dimension import BoxDimension, box_dimension
 from fractalkern.calibration import Inference, infer
 from fractalkern.edges import MASK_DTYPES, checked_values, sign_edges
 from fractalkern.errors import InputError, InputTypeError
+from fractalkern.line_fits import the_only
 from fractalkern.missing_cells import edge_bounds, filled
 from fractalkern.nulls import Null, NullName, null_of
 from fractalkern.ops._inputs import as_tensor
@@ -87,11 +88,7 @@ class DimensionResult:
 
     def __float__(self) -> float:
         """The dimension, if there is just one."""
-        if self.dimension.numel() != 1:
-            raise InputError(
-                f"float() needs one dimension, this result has {self.dimension.numel()}"
-            )
-        return float(self.dimension.item())
+        return the_only(self.dimension)
 
     @property
     def interval(self) -> tuple[Tensor, Tensor]:

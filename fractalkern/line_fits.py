@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fractalkern.errors import InputError
+
 
 class Line(NamedTuple):
     """Least-squares lines, one for each row of points; all float64 [*batch]."""
@@ -43,3 +45,14 @@ def local_slopes(x: Tensor, y: Tensor) -> Tensor:
     secant = y.diff() / step
     inner = (step[1:] * secant[..., :-1] + step[:-1] * secant[..., 1:]) / (step[1:] + step[:-1])
     return torch.cat([secant[..., :1], inner, secant[..., -1:]], -1)
+
+
+def the_only(values: Tensor, what: str = "dimension") -> float:
+    """The value of a result for one array, which is what `float()` of a result gives.
+
+    Raises:
+        InputError: the result is for none or for several.
+    """
+    if values.numel() != 1:
+        raise InputError(f"float() needs one {what}, this result has {values.numel()}")
+    return float(values.item())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fractalkern.errors import InputError, InputTypeError
-from fractalkern.line_fits import fit_line, local_slopes
+from fractalkern.line_fits import fit_line, local_slopes, the_only
 from fractalkern.ops._inputs import as_real
 
 _HIGUCHI = "higuchi_dimension"
@@ -43,7 +43,7 @@ class HiguchiDimension:
 
     def __float__(self) -> float:
         """The dimension, if there is just one."""
-        return _single(self.dimension)
+        return the_only(self.dimension, "series")
 
 
 def higuchi_dimension(series: Any, lags: Any = None) -> HiguchiDimension:
@@ -134,7 +134,7 @@ class DetrendedFluctuation:
 
     def __float__(self) -> float:
         """The exponent, if there is just one."""
-        return _single(self.exponent)
+        return the_only(self.exponent, "series")
 
 
 def detrended_fluctuation(
@@ -261,9 +261,3 @@ def _spread(low: int, high: int) -> list[int]:
 
 def _logs(sizes: list[int], values: Tensor) -> Tensor:
     return torch.tensor(sizes, dtype=torch.float64, device=values.device).log()
-
-
-def _single(values: Tensor) -> float:
-    if values.numel() != 1:
-        raise InputError(f"float() needs one series, this result has {values.numel()}")
-    return float(values.item())

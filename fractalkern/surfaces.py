@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fractalkern.errors import InputError
-from fractalkern.line_fits import fit_line, local_slopes
+from fractalkern.line_fits import fit_line, local_slopes, the_only
 from fractalkern.ops._boxes import checked_sizes, checked_spatial_dims, powers_of_two, smallest_side
 from fractalkern.ops._inputs import as_real
 
@@ -39,11 +39,7 @@ class SurfaceDimension:
 
     def __float__(self) -> float:
         """The dimension, if there is just one."""
-        if self.dimension.numel() != 1:
-            raise InputError(
-                f"float() needs one dimension, this result has {self.dimension.numel()}"
-            )
-        return float(self.dimension.item())
+        return the_only(self.dimension)
 
 
 def differential_box_dimension(

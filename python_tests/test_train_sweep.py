@@ -16,7 +16,7 @@ from torch import Tensor
 import fractalkern as fk
 from fractalkern.experiments.trainability.config import Condition, TrainabilityConfig
 from fractalkern.experiments.trainability.data import Shared, shared
-from fractalkern.experiments.trainability.training import sweep_arguments
+from fractalkern.experiments.trainability.training import sweep_arguments, tile_cells
 from fractalkern.reference import train_sweep as reference
 from fractalkern.sweeps.grid import tiles
 
@@ -76,7 +76,7 @@ def test_matches_reference(name: str, instruction_set: str) -> None:
 
 def first_view_labels(data: Shared, config: TrainabilityConfig, backend: str) -> Tensor:
     """`converged` over an experiment's first view, in chunks that fit the reference in cache."""
-    calls = [sweep_arguments(config, data, tile) for tile in tiles(64, 1)]
+    calls = [sweep_arguments(config, data, *tile_cells(config, tile)) for tile in tiles(64, 1)]
     return torch.cat([fk.train_sweep(*a, **o, backend=backend).converged for a, o in calls])
 
 

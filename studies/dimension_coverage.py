@@ -179,7 +179,8 @@ def table(covered: list[Coverage], judged: list[Verdicts], draws: int) -> str:
     lines = [
         "# How often the intervals cover, and how often the verdicts are wrong",
         "",
-        "Made by `python studies/dimension_coverage.py`; seeds and rules stand there. In brackets",
+        "Made by `python studies/dimension_coverage.py`, whose --verdicts sets how many boundaries",
+        "are judged at each side; seeds and rules stand there. In brackets",
         "the 95 % interval of the study's own binomial error.",
         "",
         "## Intervals of 95 %",

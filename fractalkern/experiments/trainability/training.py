@@ -30,7 +30,7 @@ def tile_trainer(config: TrainabilityConfig) -> Callable[[Tile], Arrays]:
 
     def compute(tile: Tile) -> Arrays:
         return {
-            name: flat.reshape(-1, n) for name, flat in train(*_tile_cells(config, tile)).items()
+            name: flat.reshape(-1, n) for name, flat in train(*tile_cells(config, tile)).items()
         }
 
     return compute
@@ -48,7 +48,7 @@ def cell_trainer(config: TrainabilityConfig) -> Callable[[Tensor, Tensor], Array
     size = max(_LEAST_PER_CALL, _WORK_PER_CALL // work)
 
     def compute(first: Tensor, second: Tensor) -> Arrays:
-        (x, y, w0, w1, lr0, lr1), options = _arguments(config, data, first, second)
+        (x, y, w0, w1, lr0, lr1), options = sweep_arguments(config, data, first, second)
         offset = options.pop("offset")
         parts = []
         for start in range(0, len(lr0), size):
@@ -63,14 +63,8 @@ def cell_trainer(config: TrainabilityConfig) -> Callable[[Tensor, Tensor], Array
     return compute
 
 
-def sweep_arguments(
-    config: TrainabilityConfig, data: Shared, tile: Tile
-) -> tuple[list[Tensor], dict[str, Any]]:
-    """The positional and keyword arguments of `train_sweep` for the cells of a tile, row by row."""
-    return _arguments(config, data, *_tile_cells(config, tile))
-
-
-def _tile_cells(config: TrainabilityConfig, tile: Tile) -> tuple[Tensor, Tensor]:
+def tile_cells(config: TrainabilityConfig, tile: Tile) -> tuple[Tensor, Tensor]:
+    """The first and second axis' values of a tile's cells, row by row."""
     axis0, axis1 = axes(config)
     dtype = getattr(torch, config.dtype)
     first = axis0.repeat(tile.stop - tile.start).to(dtype)
@@ -78,9 +72,10 @@ def _tile_cells(config: TrainabilityConfig, tile: Tile) -> tuple[Tensor, Tensor]
     return first, second
 
 
-def _arguments(
+def sweep_arguments(
     config: TrainabilityConfig, data: Shared, first: Tensor, second: Tensor
 ) -> tuple[list[Tensor], dict[str, Any]]:
+    """The positional and keyword arguments of `train_sweep` for cells with these axes' values."""
     with_offset = config.condition.startswith("init-offset")
     rates = [second if with_offset else first, second]
     options = {
