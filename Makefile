@@ -85,12 +85,18 @@ $(STAMPS)/bench $(STAMPS)/lint: $(STAMPS)/%: $(STAMPS)/package
 
 CPP_TESTS := $(notdir $(basename $(wildcard csrc/tests/*_test.cpp)))
 CPP_LIBRARY := $(patsubst csrc/%.cpp,%.o,$(wildcard csrc/common/*.cpp csrc/*/*_cpu.cpp))
+# The CUDA kernels too, run on the CPU: csrc/tests/cuda_on_host.h.
+CPP_LIBRARY += $(patsubst csrc/%.cu,%.cu.o,$(wildcard csrc/*/*_cuda.cu))
 
 # $(1): name, $(2): flags
 define cpp_build
 build/$(1)/%.o: csrc/%.cpp csrc/compile_flags.txt
 	@mkdir -p $$(@D)
-	$$(CXX) @csrc/compile_flags.txt $(2) -MMD -MP -Icsrc -c $$< -o $$@
+	$$(CXX) @csrc/compile_flags.txt $(2) -MMD -MP -DFRACTALKERN_CUDA_ON_HOST -Icsrc -c $$< -o $$@
+
+build/$(1)/%.cu.o: csrc/%.cu csrc/compile_flags.txt
+	@mkdir -p $$(@D)
+	$$(CXX) @csrc/compile_flags.txt $(2) -MMD -MP -DFRACTALKERN_CUDA_ON_HOST -Icsrc -x c++ -c $$< -o $$@
 
 build/$(1)/%_test: build/$(1)/tests/%_test.o $$(CPP_LIBRARY:%=build/$(1)/%)
 	$$(CXX) $(2) $$^ -pthread -o $$@
