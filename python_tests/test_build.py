@@ -119,6 +119,29 @@ def test_cuda_half_is_built_where_nvcc_is():
     assert fk.build_info()["cuda_architectures"]
 
 
+# Bytes of spill stores and loads that a kernel may have, by a part of its mangled name.
+ALLOWED_SPILLS: dict[str, int] = {}
+
+
+@pytest.mark.needs("nvcc")
+@pytest.mark.parametrize(
+    "source", sorted(ROOT.glob("csrc/*/*_cuda.cu")), ids=lambda path: path.stem
+)
+def test_no_kernel_spills_registers(source):
+    report = (ROOT / "build" / "cuda" / f"{source.stem}.ptxas.txt").read_text()
+    kernels = re.findall(r"Compiling entry function '(\w+)' for '(\w+)'", report)
+    assert {architecture for _, architecture in kernels} == {"sm_80", "sm_90"}
+    spills = re.findall(
+        r"Function properties for (\w+)\s+\d+ bytes stack frame, "
+        r"(\d+) bytes spill stores, (\d+) bytes spill loads",
+        report,
+    )
+    assert len(spills) >= len(kernels)
+    for name, stores, loads in spills:
+        allowed = max((n for part, n in ALLOWED_SPILLS.items() if part in name), default=0)
+        assert int(stores) + int(loads) <= allowed, f"{name} spills {stores} + {loads} bytes"
+
+
 def included(path: Path) -> set[Path]:
     """The project's own files that `path` includes, directly or not, and itself."""
     found, queue = set(), [path]

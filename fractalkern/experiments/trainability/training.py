@@ -1,7 +1,7 @@
 """Trains cells of a grid: whole tiles, or any cells by their rates."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -10,7 +10,9 @@ from fractalkern import train_sweep
 from fractalkern.experiments.trainability.config import TrainabilityConfig
 from fractalkern.experiments.trainability.data import Shared, activation, shared
 from fractalkern.sweeps.grid import Tile, log_axis
-from fractalkern.sweeps.store import Arrays
+
+if TYPE_CHECKING:  # the store's packages are not needed to train
+    from fractalkern.sweeps.store import Arrays
 
 # Floating-point operations and networks of one call of train_sweep; fewer would idle the cores.
 _WORK_PER_CALL, _LEAST_PER_CALL = 5 * 10**10, 128
@@ -24,11 +26,11 @@ def axes(config: TrainabilityConfig) -> tuple[Tensor, Tensor]:
     return log_axis(low0, high0, n), log_axis(low1, high1, n)
 
 
-def tile_trainer(config: TrainabilityConfig) -> Callable[[Tile], Arrays]:
+def tile_trainer(config: TrainabilityConfig) -> Callable[[Tile], "Arrays"]:
     """A function that trains a tile: the results of `cell_trainer` as `[rows, N]`."""
     train, n = cell_trainer(config), config.resolution
 
-    def compute(tile: Tile) -> Arrays:
+    def compute(tile: Tile) -> "Arrays":
         return {
             name: flat.reshape(-1, n) for name, flat in train(*tile_cells(config, tile)).items()
         }
@@ -36,7 +38,7 @@ def tile_trainer(config: TrainabilityConfig) -> Callable[[Tile], Arrays]:
     return compute
 
 
-def cell_trainer(config: TrainabilityConfig) -> Callable[[Tensor, Tensor], Arrays]:
+def cell_trainer(config: TrainabilityConfig) -> Callable[[Tensor, Tensor], "Arrays"]:
     """A function of the first and second axis' values of P cells (in the training's dtype).
 
     It gives value, converged, final_loss, steps_run `[P]`.
@@ -47,7 +49,7 @@ def cell_trainer(config: TrainabilityConfig) -> Callable[[Tensor, Tensor], Array
     work = config.steps * config.data_rows * 4 * config.width**2
     size = max(_LEAST_PER_CALL, _WORK_PER_CALL // work)
 
-    def compute(first: Tensor, second: Tensor) -> Arrays:
+    def compute(first: Tensor, second: Tensor) -> "Arrays":
         (x, y, w0, w1, lr0, lr1), options = sweep_arguments(config, data, first, second)
         offset = options.pop("offset")
         parts = []
