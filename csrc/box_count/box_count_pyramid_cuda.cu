@@ -143,18 +143,22 @@ struct Place {
   }
 };
 
-// Row i of the lane to the lower half of bits[i % 8], or to the upper one from row 8 on.
+// Where row `row` of a lane lies from its first one, in cells.
+template <int kDims>
+__device__ __forceinline__ int64_t row_offset(const Pass& p, int row) {
+  int64_t offset = 0;
+  FRACTALKERN_UNROLL_ON_DEVICE
+  for (int bit = 0; bit < 4; ++bit)
+    if ((row >> bit & 1) != 0)
+      offset += Tile<kDims>::bit_distance(bit) * p.stride[Tile<kDims>::bit_axis(bit)];
+  return offset;
+}
+
+// The cells of the lane's 16 rows: row i to the lower half of bits[i % 8], or to the upper one from
+// row 8 on.
 template <int kDims>
 __device__ __forceinline__ void load_tile(const Pass& p, const uint8_t* map,
                                           const Place<kDims>& place, uint32_t (&bits)[8]) {
-  using T = Tile<kDims>;
-  const auto row_offset = [&](int row) {
-    int64_t offset = 0;
-    FRACTALKERN_UNROLL_ON_DEVICE
-    for (int bit = 0; bit < 4; ++bit)
-      if ((row >> bit & 1) != 0) offset += T::bit_distance(bit) * p.stride[T::bit_axis(bit)];
-    return offset;
-  };
   const uint8_t* const first = map + place.offset;
   if (p.aligned) {
     uint32_t exists = 0xffff;
@@ -169,19 +173,38 @@ __device__ __forceinline__ void load_tile(const Pass& p, const uint8_t* map,
     for (int row = 0; row < 16; ++row) {
       bytes[row] = uint4{0, 0, 0, 0};
       if ((exists >> row & 1) != 0)
-        bytes[row] = __ldg(reinterpret_cast<const uint4*>(first + row_offset(row)));
+        bytes[row] = __ldg(reinterpret_cast<const uint4*>(first + row_offset<kDims>(p, row)));
     }
     FRACTALKERN_UNROLL_ON_DEVICE
     for (int i = 0; i < 8; ++i)
       bits[i] = pack_16_bytes(bytes[i]) | pack_16_bytes(bytes[i + 8]) << 16;
     return;
   }
-  const uint8_t* const end = map + p.batch * p.cells;
-  FRACTALKERN_UNROLL_ON_DEVICE
-  for (int i = 0; i < 8; ++i) {
-    const uint32_t valid = place.inside ? ~uint32_t{0} : place.valid_pair(p, i, 0);
-    bits[i] = load_16_cells(first + row_offset(i), valid & 0xffff, map, end) |
-              load_16_cells(first + row_offset(i + 8), valid >> 16, map, end) << 16;
+
+  // Two blocks a row, except at the ends of the whole array. Four rows a turn, whose loads are in
+  // flight together; all 16 would not fit the registers. A register's number must be known to the
+  // compiler: they rotate.
+  constexpr int kTogether = 2;
+  const bool in_blocks =
+      __all_sync(kWholeWarp, first - past_block(first) >= map &&
+                                 place.offset + row_offset<kDims>(p, 15) + 32 <= p.batch * p.cells);
+  FRACTALKERN_ROLLED_ON_DEVICE
+  for (int i = 0; i < 8; i += kTogether) {
+    uint32_t pair[kTogether];
+    FRACTALKERN_UNROLL_ON_DEVICE
+    for (int j = 0; j < kTogether; ++j) {
+      const uint32_t valid = place.inside ? ~uint32_t{0} : place.valid_pair(p, i + j, 0);
+      const uint8_t* const lower = first + row_offset<kDims>(p, i + j);
+      const uint8_t* const upper = lower + row_offset<kDims>(p, 8);
+      pair[j] = in_blocks ? load_two_blocks(lower, valid & 0xffff) |
+                                load_two_blocks(upper, valid >> 16) << 16
+                          : load_single_cells(lower, valid & 0xffff) |
+                                load_single_cells(upper, valid >> 16) << 16;
+    }
+    FRACTALKERN_UNROLL_ON_DEVICE
+    for (int j = 0; j < 8 - kTogether; ++j) bits[j] = bits[j + kTogether];
+    FRACTALKERN_UNROLL_ON_DEVICE
+    for (int j = 0; j < kTogether; ++j) bits[8 - kTogether + j] = pair[j];
   }
 }
 
@@ -281,7 +304,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   for (int64_t index = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / kWarp; index < all_tiles;
        index += warps) {
     const Place<kDims> place(p, index, lane);
-    uint32_t one[8], zero[8];
+    uint32_t one[8] = {}, zero[8] = {};
     load_tile(p, p.one, place, one);
     if constexpr (kPlanes == Planes::kTwo) load_tile(p, p.zero, place, zero);
     if constexpr (kPlanes == Planes::kComplement) {
