@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "common/boxes.h"
 #include "common/host_device.h"
 
 namespace fractalkern {
@@ -33,10 +34,6 @@ FRACTALKERN_HOST_DEVICE constexpr int64_t portable_popcount(uint64_t word) {
   word = (word & 0x3333333333333333ull) + ((word >> 2) & 0x3333333333333333ull);
   word = (word + (word >> 4)) & 0x0f0f0f0f0f0f0f0full;
   return static_cast<int64_t>((word * 0x0101010101010101ull) >> 56);
-}
-
-FRACTALKERN_HOST_DEVICE constexpr int64_t ceil_div(int64_t a, int64_t b) {
-  return a / b + (a % b != 0);
 }
 
 // Which of the four bytes of `word` are not zero: bits 28 to 31, the lowest byte first. The lower
@@ -75,13 +72,6 @@ FRACTALKERN_HOST_DEVICE constexpr uint64_t box_starts(int64_t first, int64_t ori
   uint64_t starts = 0;
   for (int64_t b = past > 0 ? size - past : -past; b < 64; b += size) starts |= 1ull << b;
   return starts;
-}
-
-// Origin j of `count` origins of boxes of `size` cells: floor(j * size / count). Exact for j and
-// count up to 2^32 and whenever count divides size.
-FRACTALKERN_HOST_DEVICE constexpr int64_t box_origin(int64_t j, int64_t size, int64_t count) {
-  const auto rest = static_cast<uint64_t>(j) * static_cast<uint64_t>(size % count);
-  return j * (size / count) + static_cast<int64_t>(rest / static_cast<uint64_t>(count));
 }
 
 // Does row [.., 64 * words] hold a set bit in [begin, end)?

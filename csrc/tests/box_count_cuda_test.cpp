@@ -1,14 +1,13 @@
 // Runs the CUDA kernels of box_count on the CPU, under several schedules, against box_count_cpu.
 #include <algorithm>
-#include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "box_count/box_count.h"
 #include "common/cuda_launch.h"
 #include "tests/box_count_problems.h"
+#include "tests/cuda_stream_on_host.h"
 #include "tests/testing.h"
 
 namespace fractalkern::testing {
@@ -16,26 +15,12 @@ namespace {
 
 constexpr int kProblems = 150;
 
-// Scratch of exactly the length asked for, full of noise.
-CudaStream stream_with_scratch() {
-  auto kept = std::make_shared<std::vector<std::unique_ptr<uint8_t[]>>>();
-  return {0, nullptr, [kept](int64_t bytes) -> void* {
-            // Aligned as a GPU's memory is.
-            kept->emplace_back(new uint8_t[static_cast<size_t>(bytes) + 256]);
-            uint8_t* const memory = kept->back().get();
-            for (int64_t i = 0; i < bytes + 256; ++i)
-              memory[i] = static_cast<uint8_t>(0x9d * i + 0x35);
-            const auto past = reinterpret_cast<uintptr_t>(memory) % 256;
-            return memory + (past == 0 ? 0 : 256 - past);
-          }};
-}
-
 void check_problem(OwnedBoxCount& owned, uint64_t schedule, const std::string& what) {
   box_count_cpu(owned.problem, thread_parallel(1));
   const std::vector<int64_t> expected = owned.counts;
   owned.counts.assign(expected.size(), -1);
   cuda_on_host::schedule = schedule;
-  box_count_cuda(owned.problem, stream_with_scratch());
+  box_count_cuda(owned.problem, cuda_on_host::stream_with_scratch());
   CHECK(owned.counts == expected, what, describe(owned.problem), "schedule", schedule);
 }
 
