@@ -69,9 +69,9 @@ FRACTALKERN_HOST_DEVICE constexpr uint64_t widen(uint64_t low, uint64_t high, in
 // Bits b of a word, whose bit 0 is cell `first`, with first + b + origin a multiple of size <= 64.
 FRACTALKERN_HOST_DEVICE constexpr uint64_t box_starts(int64_t first, int64_t origin, int64_t size) {
   const int64_t past = (first + origin) % size;  // of the last start; negative for a negative cell
-  uint64_t starts = 0;
-  for (int64_t b = past > 0 ? size - past : -past; b < 64; b += size) starts |= 1ull << b;
-  return starts;
+  uint64_t starts = 1;
+  for (int64_t period = size; period < 64; period *= 2) starts |= starts << period;
+  return starts << (past > 0 ? size - past : -past);
 }
 
 // Does row [.., 64 * words] hold a set bit in [begin, end)?

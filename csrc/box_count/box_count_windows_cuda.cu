@@ -82,67 +82,106 @@ __device__ __forceinline__ void for_each_window(int64_t start, int64_t size, int
   }
 }
 
-// Calls visit(row) for the rows of an image under a box.
+// Calls visit(row) for the rows of an image under a box of these sides.
 template <int kAxis, int kDims, class Visit>
 __device__ __forceinline__ void for_each_row(const Image& image, const int64_t (&start)[kDims],
-                                             int64_t size, int64_t row, const Visit& visit) {
+                                             const int64_t (&side)[kDims], int64_t row,
+                                             const Visit& visit) {
   if constexpr (kAxis == kDims - 1) {
     visit(row);
   } else {
-    for_each_window(start[kAxis], size, image.window, -image.pad, image.rows[kAxis] - image.pad,
-                    [&](int64_t position) {
-                      for_each_row<kAxis + 1, kDims>(image, start, size,
+    for_each_window(start[kAxis], side[kAxis], image.window, -image.pad,
+                    image.rows[kAxis] - image.pad, [&](int64_t position) {
+                      for_each_row<kAxis + 1, kDims>(image, start, side,
                                                      row * image.rows[kAxis] + position + image.pad,
                                                      visit);
                     });
   }
 }
 
+// The word of windows `size` long along the last axis, whatever lies under a box along the others.
+template <int kDims>
+__device__ __forceinline__ uint64_t or_under_box(const Image& image, const uint64_t* plane,
+                                                 const int64_t (&start)[kDims],
+                                                 const int64_t (&side)[kDims], int64_t item,
+                                                 int64_t w) {
+  const int64_t size = side[kDims - 1];
+  uint64_t low = 0, high = 0;
+  for_each_row<0, kDims>(image, start, side, item, [&](int64_t row) {
+    low |= image.word(plane, row, w);
+    if (image.window < 64) {
+      high |= image.word(plane, row, w + 1);
+    } else {
+      for (int64_t at = image.window; at < size; at += image.window)
+        low |= image.word(plane, row, w + at / 64);
+    }
+  });
+  return image.window < 64 ? widen(low, high, image.window, size) : low;
+}
+
 // `to` from `from`: windows factor times as long.
 struct Growth {
   Image from, to;
   int64_t batch;
+  int64_t groups;  // of rows along the last axis but one
 };
 
-template <int kDims>
+// A thread makes kFactor words, kFactor rows that lie a window apart along the last axis but one,
+// from the 2 * kFactor - 1 rows that they are made of, merging these pair by pair.
+template <int kDims, int kFactor>
 __global__ void box_count_kernel_grow(const __grid_constant__ Growth p) {
-  const int64_t words = p.batch * p.to.rows_per_item * p.to.words;
-  for (int64_t i = first_index(); i < words; i += index_step()) {
+  constexpr int kAlong = kDims > 1 ? kDims - 2 : 0;  // the axis of the rows that lie together
+  constexpr int kRows = kDims > 1 ? kFactor : 1;
+  const int64_t window = p.from.window;
+  int64_t threads = p.batch * p.groups * p.to.words;
+  for (int k = 0; k < kAlong; ++k) threads *= p.to.rows[k];
+  for (int64_t i = first_index(); i < threads; i += index_step()) {
     int64_t rest = i / p.to.words;
-    const int64_t w = i - rest * p.to.words + (p.from.bit_pad - p.to.bit_pad) / 64;
-    int64_t start[kDims];
+    const int64_t to_word = i - rest * p.to.words;
+    const int64_t w = to_word + (p.from.bit_pad - p.to.bit_pad) / 64;
+    int64_t start[kDims], side[kDims];
     FRACTALKERN_UNROLL_ON_DEVICE
     for (int k = kDims - 2; k >= 0; --k) {
-      const int64_t above = rest / p.to.rows[k];
-      start[k] = rest - above * p.to.rows[k] - p.to.pad;
+      const int64_t count = k == kAlong ? p.groups : p.to.rows[k];
+      const int64_t above = rest / count;
+      start[k] = rest - above * count;
+      side[k] = p.to.window;
       rest = above;
     }
-    uint64_t low[2] = {}, high[2] = {};
-    for_each_row<0, kDims>(p.from, start, p.to.window, rest, [&](int64_t row) {
-      for (int plane = 0; plane < (p.from.zero != nullptr ? 2 : 1); ++plane) {
-        const uint64_t* const bits = plane == 0 ? p.from.one : p.from.zero;
-        const uint64_t first = p.from.word(bits, row, w);
-        uint64_t second = 0;
-        if (p.from.window < 64) {
-          second = p.from.word(bits, row, w + 1);
-        } else {
-          for (int64_t at = p.from.window; at < p.to.window; at += p.from.window)
-            second |= p.from.word(bits, row, w + at / 64);
-        }
-        if (plane == 0) {
-          low[0] |= first;
-          high[0] |= second;
-        } else {
-          low[1] |= first;
-          high[1] |= second;
-        }
+    side[kDims - 1] = p.to.window;
+    int64_t first_row = rest;
+    if constexpr (kDims > 1) {
+      const int64_t block = start[kAlong] / window;
+      start[kAlong] += block * (kRows - 1) * window;
+      side[kAlong] = window;
+      FRACTALKERN_UNROLL_ON_DEVICE
+      for (int k = 0; k < kDims - 1; ++k) {
+        first_row = first_row * p.to.rows[k] + start[k];
+        start[k] -= p.to.pad;
       }
-    });
-    const bool shifted = p.from.window < 64;
-    p.to.one[i] = shifted ? widen(low[0], high[0], p.from.window, p.to.window) : low[0] | high[0];
-    if (p.to.zero != nullptr)
-      p.to.zero[i] =
-          shifted ? widen(low[1], high[1], p.from.window, p.to.window) : low[1] | high[1];
+    }
+    for (int plane = 0; plane < (p.from.zero != nullptr ? 2 : 1); ++plane) {
+      const uint64_t* const from = plane == 0 ? p.from.one : p.from.zero;
+      uint64_t* const to = plane == 0 ? p.to.one : p.to.zero;
+      uint64_t row[2 * kRows - 1];
+      FRACTALKERN_UNROLL_ON_DEVICE
+      for (int r = 0; r < 2 * kRows - 1; ++r) {
+        int64_t here[kDims];
+        FRACTALKERN_UNROLL_ON_DEVICE
+        for (int k = 0; k < kDims - 1; ++k) here[k] = start[k] + (k == kAlong ? r * window : 0);
+        row[r] = or_under_box<kDims>(p.from, from, here, side, rest, w);
+      }
+      FRACTALKERN_UNROLL_ON_DEVICE
+      for (int step = 1; step < kRows; step *= 2) {
+        FRACTALKERN_UNROLL_ON_DEVICE
+        for (int r = 0; r + step < 2 * kRows - 1; ++r) row[r] |= row[r + step];
+      }
+      FRACTALKERN_UNROLL_ON_DEVICE
+      for (int r = 0; r < kRows; ++r) {
+        const bool exists = kDims == 1 || start[kAlong] + p.to.pad + r * window < p.to.rows[kAlong];
+        if (exists) to[(first_row + r * window) * p.to.words + to_word] = row[r];
+      }
+    }
   }
 }
 
@@ -195,8 +234,10 @@ __global__ void box_count_kernel_words(const __grid_constant__ Boxes p) {
   for (int64_t unit = first_index() / kWarp; unit < units; unit += index_step() / kWarp) {
     int64_t rest = unit / p.segments;
     const int64_t segment = unit - rest * p.segments;
-    int64_t start[kDims], origin[kDims];
+    int64_t start[kDims], side[kDims], origin[kDims];
     if (!find_boxes<kLast - 1, kDims>(p, rest, start, origin)) continue;
+    FRACTALKERN_UNROLL_ON_DEVICE
+    for (int k = 0; k < kDims; ++k) side[k] = p.size;
     int64_t grid = 0;
     FRACTALKERN_UNROLL_ON_DEVICE
     for (int k = 0; k < kLast; ++k) grid = grid * p.origins + origin[k];
@@ -207,18 +248,12 @@ __global__ void box_count_kernel_words(const __grid_constant__ Boxes p) {
     const int64_t end = begin + kSegmentWords < p.last_word ? begin + kSegmentWords : p.last_word;
     for (int64_t first = begin; first < end; first += kWarp) {
       const int64_t word = first + lane, w = word + p.image.bit_pad / 64;
-      uint64_t low[2] = {}, high[2] = {};
-      if (word < end)
-        for_each_row<0, kDims>(p.image, start, p.size, rest, [&](int64_t row) {
-          low[0] |= p.image.word(p.image.one, row, w);
-          high[0] |= p.image.word(p.image.one, row, w + 1);
-          if (p.image.zero != nullptr) {
-            low[1] |= p.image.word(p.image.zero, row, w);
-            high[1] |= p.image.word(p.image.zero, row, w + 1);
-          }
-        });
-      uint64_t touched = widen(low[0], high[0], p.image.window, p.size);
-      if (p.image.zero != nullptr) touched &= widen(low[1], high[1], p.image.window, p.size);
+      uint64_t touched = 0;
+      if (word < end) {
+        touched = or_under_box<kDims>(p.image, p.image.one, start, side, rest, w);
+        if (p.image.zero != nullptr)
+          touched &= or_under_box<kDims>(p.image, p.image.zero, start, side, rest, w);
+      }
       if (p.crop) touched &= low_bits(p.shape[kLast] - p.size + 1 - 64 * word);
       for (int64_t j = 0; j < p.origins; ++j) {
         const int64_t from = j == 0 ? 0 : box_origin(j, p.size, p.origins);
@@ -251,10 +286,12 @@ __global__ void box_count_kernel_boxes(const __grid_constant__ Boxes p) {
   unsigned count = 0;
   for (int64_t i = first_index(); i < boxes; i += index_step()) {
     int64_t item = i;
-    int64_t start[kDims], origin[kDims];
+    int64_t start[kDims], side[kDims], origin[kDims];
     if (!find_boxes<kLast, kDims>(p, item, start, origin)) continue;
+    FRACTALKERN_UNROLL_ON_DEVICE
+    for (int k = 0; k < kDims; ++k) side[k] = p.size;
     bool one = false, zero = p.image.zero == nullptr;
-    for_each_row<0, kDims>(p.image, start, p.size, item, [&](int64_t row) {
+    for_each_row<0, kDims>(p.image, start, side, item, [&](int64_t row) {
       if (one && zero) return;
       for_each_window(start[kLast], p.size, p.image.window, -p.image.bit_pad, p.shape[kLast],
                       [&](int64_t position) {
@@ -311,13 +348,7 @@ class Windows {
   // To be called with ascending sizes.
   void count(int64_t size, int64_t* counts, int64_t counts_stride) {
     const int64_t enough = std::min(size, longest_);
-    for (int64_t factor = growth(); image_.window * factor < enough; factor = growth()) {
-      const Image grown = make_image(image_.window * factor);
-      launch("box_count", &box_count_kernel_grow<kDims>,
-             blocks_for(p_.batch * grown.rows_per_item * grown.words, stream_), kThreads, 0,
-             stream_, Growth{image_, grown, p_.batch});
-      image_ = grown;
-    }
+    while (image_.window * factor() < enough) grow();
 
     Boxes boxes{};
     boxes.image = image_;
@@ -347,10 +378,24 @@ class Windows {
   }
 
  private:
-  // As large as keeps the reads of a grown word at some tens.
-  int64_t growth() const {
+  // Two to the power of some: as large as keeps the rows that a word is made of at some tens.
+  int factor() const {
     if (kDims <= 2) return image_.window < 64 ? 8 : 4;
     return kDims == 3 ? 4 : 2;
+  }
+
+  void grow() {
+    const Image grown = make_image(image_.window * factor());
+    constexpr int kAlong = kDims > 1 ? kDims - 2 : 0;
+    Growth growth{image_, grown, p_.batch, 1};
+    if (kDims > 1) growth.groups = ceil_div(grown.rows[kAlong], grown.window) * image_.window;
+    int64_t threads = p_.batch * growth.groups * grown.words;
+    for (int k = 0; k < kAlong; ++k) threads *= grown.rows[k];
+    const auto kernel = factor() == 8   ? &box_count_kernel_grow<kDims, 8>
+                        : factor() == 4 ? &box_count_kernel_grow<kDims, 4>
+                                        : &box_count_kernel_grow<kDims, 2>;
+    launch("box_count", kernel, blocks_for(threads, stream_), kThreads, 0, stream_, growth);
+    image_ = grown;
   }
 
   Image make_image(int64_t window) const {
