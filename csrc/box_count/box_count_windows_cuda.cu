@@ -378,11 +378,11 @@ class Windows {
   }
 
  private:
-  // Two to the power of some: as large as keeps the rows that a word is made of at some tens.
-  int factor() const {
-    if (kDims <= 2) return image_.window < 64 ? 8 : 4;
-    return kDims == 3 ? 4 : 2;
-  }
+  // As large as keeps the rows that a word is made of at some tens.
+  static constexpr int kFactor = kDims <= 2 ? 8 : kDims == 3 ? 4 : 2;
+  static constexpr int kFactorOfWords = kDims <= 2 ? 4 : kFactor;  // for windows of whole words
+
+  int factor() const { return image_.window < 64 ? kFactor : kFactorOfWords; }
 
   void grow() {
     const Image grown = make_image(image_.window * factor());
@@ -391,9 +391,8 @@ class Windows {
     if (kDims > 1) growth.groups = ceil_div(grown.rows[kAlong], grown.window) * image_.window;
     int64_t threads = p_.batch * growth.groups * grown.words;
     for (int k = 0; k < kAlong; ++k) threads *= grown.rows[k];
-    const auto kernel = factor() == 8   ? &box_count_kernel_grow<kDims, 8>
-                        : factor() == 4 ? &box_count_kernel_grow<kDims, 4>
-                                        : &box_count_kernel_grow<kDims, 2>;
+    const auto kernel = image_.window < 64 ? &box_count_kernel_grow<kDims, kFactor>
+                                           : &box_count_kernel_grow<kDims, kFactorOfWords>;
     launch("box_count", kernel, blocks_for(threads, stream_), kThreads, 0, stream_, growth);
     image_ = grown;
   }
