@@ -53,7 +53,8 @@ __device__ __forceinline__ int64_t first_box(const Sums& p, const SizeLayout& la
 }
 
 template <int kDims, class Source, class Mass, int kTeam>
-__global__ void __launch_bounds__(kThreads) box_mass_kernel_sums(const __grid_constant__ Sums p) {
+__global__ void __launch_bounds__(kThreads, 1)
+    box_mass_kernel_sums(const __grid_constant__ Sums p) {
   constexpr int kLast = kDims - 1;
   const int lane = static_cast<int>(threadIdx.x) % kTeam;
   const int64_t teams = int64_t{gridDim.x} * (kThreads / kTeam);
