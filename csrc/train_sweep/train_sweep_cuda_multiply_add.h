@@ -1,0 +1,148 @@
+// The engine of plain multiply-adds for one output: a lane a hidden unit, whose weights and
+// gradient stay in registers; up to kWidth inputs and hidden units, the rest being zeros.
+//
+// Rows go in chunks of kRows. A row of x is read by all lanes at once, so that one access serves
+// the warp; each of its values is used by 2 kWidth / kTeam networks.
+#pragma once
+
+#include "train_sweep/train_sweep_cuda_network.h"
+
+namespace fractalkern::cuda {
+
+template <class T, int kWidth, bool kDataInShared>
+class MultiplyAddEngine {
+ public:
+  static constexpr int kTeam = kWidth;
+  static constexpr int kStride = kWidth + 16 / sizeof(T);
+  static constexpr int kThreads = kWidth == 32 ? 256 : 512;
+  static constexpr int kBlocks = 1;
+
+  __device__ __forceinline__ explicit MultiplyAddEngine(const Sweep<T>& sweep)
+      : args_(sweep.args), x_(sweep.x), y_(sweep.y), unit_(threadIdx.x % kTeam) {
+    if constexpr (kDataInShared) {
+      x_ = data_to_shared(sweep);
+      y_ = x_ + (sweep.padded_rows + 1) * kStride;
+    }
+    real_ = unit_ < args_.hidden;
+    output_scale_ = static_cast<T>(1.0 / static_cast<double>(args_.hidden));
+  }
+
+  __device__ __forceinline__ void start(bool drawn, T added) {
+    const bool used = drawn && real_;
+    FRACTALKERN_UNROLL
+    for (int i = 0; i < kWidth; ++i)
+      w0_[i] = used && i < args_.inputs ? args_.w0[i * args_.hidden + unit_] + added : T(0);
+    w1_ = used ? args_.w1[unit_] : T(0);
+  }
+
+  __device__ __forceinline__ void drift(T added) {
+    FRACTALKERN_UNROLL
+    for (int i = 0; i < kWidth; ++i) w0_[i] += real_ && i < args_.inputs ? added : T(0);
+  }
+
+  template <bool kGradient, class Rows>
+  __device__ __forceinline__ T pass(Rows rows, int64_t count) {
+    const T residual_scale =
+        static_cast<T>(2.0 / (static_cast<double>(count) * static_cast<double>(args_.hidden)));
+    if constexpr (kGradient) {
+      FRACTALKERN_UNROLL
+      for (int i = 0; i < kWidth; ++i) g0_[i] = T(0);
+      g1_ = largest_ = T(0);
+    }
+    T squares = T(0);
+    for (int64_t first = 0; first < count; first += kRows) {
+      T hidden[kRows];
+      T residual = forward(rows, first, count, hidden);
+      squares += residual * residual;
+      if constexpr (kGradient) {
+        residual *= residual_scale;
+        largest_ = larger_magnitude(residual, largest_);
+        backward(rows, first, residual, hidden);
+      }
+    }
+    if constexpr (kGradient) largest_ = largest_over_bits<1, kRows / 2>(largest_);
+    return sum_over_bits<1, kRows / 2>(squares) / static_cast<T>(count);
+  }
+
+  __device__ __forceinline__ bool update(T lr0, T lr1) {
+    // Why: update() of train_sweep_body.h.
+    const T overflow = args_.activation == Activation::kTanh ? w1_ * largest_ * T(0) : T(0);
+    bool changed = false;
+    FRACTALKERN_UNROLL
+    for (int i = 0; i < kWidth; ++i) {
+      const T next = w0_[i] - lr0 * (w1_ * g0_[i] + overflow);
+      if (!real_ || i >= args_.inputs) continue;
+      changed |= next != w0_[i];
+      w0_[i] = next;
+    }
+    const T next = w1_ - lr1 * g1_;
+    if (real_) {
+      changed |= next != w1_;
+      w1_ = next;
+    }
+    return changed;
+  }
+
+  __device__ __forceinline__ bool poisoned() const { return w1_ != w1_; }
+
+  __device__ __forceinline__ T predict(int64_t row) {
+    T hidden[kRows];
+    return __shfl_sync(kWholeWarp, forward(OneRow{row}, 0, 1, hidden), 0, kTeam);
+  }
+
+ private:
+  static constexpr int kRows = 8;
+
+  // phi of the chunk's rows; the prediction - y of row unit_ % kRows, 0 beyond the last.
+  template <class Rows>
+  __device__ __forceinline__ T forward(Rows rows, int64_t first, int64_t count,
+                                       T (&hidden)[kRows]) const {
+    FRACTALKERN_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      T x[kWidth];
+      load(x_ + rows(first + r) * kStride, x);
+      hidden[r] = T(0);
+      FRACTALKERN_UNROLL
+      for (int i = 0; i < kWidth; ++i) hidden[r] += x[i] * w0_[i];
+    }
+    activate(hidden, args_.activation);
+    if (first + kRows > count) {
+      FRACTALKERN_UNROLL
+      for (int r = 0; r < kRows; ++r)
+        if (first + r >= count) hidden[r] = T(0);
+    }
+    T products[kRows];
+    FRACTALKERN_UNROLL
+    for (int r = 0; r < kRows; ++r) products[r] = hidden[r] * w1_;
+    const T sum = sum_over_team<kRows, 1, kTeam>(products, unit_);
+    const int64_t own = first + unit_ % kRows;
+    return own < count ? sum * output_scale_ - y_[rows(own)] : T(0);
+  }
+
+  // Adds to the gradients; that of w0 without the factor w1, for update() to multiply.
+  template <class Rows>
+  __device__ __forceinline__ void backward(Rows rows, int64_t first, T residual,
+                                           const T (&hidden)[kRows]) {
+    FRACTALKERN_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const T of_row = __shfl_sync(kWholeWarp, residual, r, kTeam);
+      g1_ += of_row * hidden[r];
+      const T back = times_slope(of_row, hidden[r], args_.activation);
+      T x[kWidth];
+      load(x_ + rows(first + r) * kStride, x);
+      FRACTALKERN_UNROLL
+      for (int i = 0; i < kWidth; ++i) g0_[i] += x[i] * back;
+    }
+  }
+
+  const TrainSweepArgs<T>& args_;
+  const T* x_;
+  const T* y_;
+  const int unit_;
+  bool real_;  // not one of the zeros
+  T output_scale_;
+  T w0_[kWidth], g0_[kWidth], w1_, g1_ = T(0);
+  T largest_ = T(0);  // residual of a pass, scaled as in the gradient
+};
+
+}  // namespace fractalkern::cuda
