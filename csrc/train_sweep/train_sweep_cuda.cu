@@ -57,15 +57,20 @@ void train_any_shape(const TrainSweepArgs<T>& args, const CudaStream& stream) {
   const int64_t warps = int64_t{blocks} * (Engine::kThreads / kWarp);
   const int64_t bytes = warps * Engine::workspace_size(args) * static_cast<int64_t>(sizeof(T));
   sweep.workspace = static_cast<T*>(stream.scratch(bytes));
-  launch(kOp, &train_networks<Engine, T>, blocks, Engine::kThreads, 0, stream, sweep);
+  launch(kOp, &train_networks<Engine, T>, blocks, Engine::kThreads,
+         static_cast<size_t>(shared_bytes<Engine, T>(0)), stream, sweep);
 }
 
+// False, and nothing done, if the data do not fit the shared memory that `Engine` keeps them in.
 template <class Engine, class T>
-void train_in_registers(const TrainSweepArgs<T>& args, const CudaStream& stream, int64_t shared) {
+bool train_in_registers(const TrainSweepArgs<T>& args, const CudaStream& stream) {
+  const int64_t bytes = shared_bytes<Engine, T>(data_bytes(args, Engine::kStride));
+  if (bytes > shared_memory_limit(stream)) return false;
   const Sweep<T> sweep = prepare(args, Engine::kStride, stream);
   const int blocks = grid_size<Engine>(args, stream);
-  launch(kOp, &train_networks<Engine, T>, blocks, Engine::kThreads, static_cast<size_t>(shared),
+  launch(kOp, &train_networks<Engine, T>, blocks, Engine::kThreads, static_cast<size_t>(bytes),
          stream, sweep);
+  return true;
 }
 
 // The narrowest engine that takes the shape and finds room for the data; the widest reads it from
@@ -73,18 +78,10 @@ void train_in_registers(const TrainSweepArgs<T>& args, const CudaStream& stream,
 template <template <int, bool> class Engine, class T>
 void train_narrowest(const TrainSweepArgs<T>& args, const CudaStream& stream) {
   const int64_t width = std::max(args.inputs, args.hidden);
-  const int64_t room = shared_memory_limit(stream);
-  const auto fits = [&](int64_t stride) { return data_bytes(args, stride) <= room; };
-  if (width <= 8 && fits(Engine<8, true>::kStride))
-    return train_in_registers<Engine<8, true>>(args, stream,
-                                               data_bytes(args, Engine<8, true>::kStride));
-  if (width <= 16 && fits(Engine<16, true>::kStride))
-    return train_in_registers<Engine<16, true>>(args, stream,
-                                                data_bytes(args, Engine<16, true>::kStride));
-  if (fits(Engine<32, true>::kStride))
-    return train_in_registers<Engine<32, true>>(args, stream,
-                                                data_bytes(args, Engine<32, true>::kStride));
-  train_in_registers<Engine<32, false>>(args, stream, 0);
+  if (width <= 8 && train_in_registers<Engine<8, true>>(args, stream)) return;
+  if (width <= 16 && train_in_registers<Engine<16, true>>(args, stream)) return;
+  if (train_in_registers<Engine<32, true>>(args, stream)) return;
+  train_in_registers<Engine<32, false>>(args, stream);
 }
 
 template <int kWidth, bool kDataInShared>
@@ -109,7 +106,8 @@ void sweep_networks(const TrainSweepArgs<T>& args, const CudaStream& stream, Swe
   if (args.networks == 0) return;
   const CudaDeviceGuard guard(stream.device, kOp);
   const bool narrow = args.outputs == 1 && std::max(args.inputs, args.hidden) <= 32;
-  if (narrow && unit != SweepUnit::kAnyShape) {
+  const bool few_rows = std::max(args.rows, args.batch_rows) < 1 << 30;  // fit their Index
+  if (narrow && few_rows && unit != SweepUnit::kAnyShape) {
     train(args, stream, unit);
   } else {
     train_any_shape(args, stream);

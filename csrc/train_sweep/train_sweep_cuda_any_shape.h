@@ -9,9 +9,11 @@ namespace fractalkern::cuda {
 template <class T>
 class AnyShapeEngine {
  public:
+  using Index = int64_t;
+  static constexpr bool kDataInShared = false;
   static constexpr int kTeam = kWarp;
   static constexpr int kThreads = 128;
-  static constexpr int kBlocks = 4;  // on a multiprocessor
+  static constexpr int kBlocks = 3;  // on a multiprocessor
 
   static int64_t workspace_size(const TrainSweepArgs<T>& args) {
     return 2 * (args.inputs + args.outputs + 1) * args.hidden;
@@ -111,7 +113,8 @@ class AnyShapeEngine {
     for (int64_t j = lane_; j < h_; j += kWarp) {
       T value[1] = {T(0)};
       for (int64_t i = 0; i < n_; ++i) value[0] += x[i] * w0_[i * h_ + j];
-      activate(value, args_.activation);
+      for_activation(args_.activation,
+                     [&](auto tanh) { activate<decltype(tanh)::value>(value, args_.activation); });
       hidden_[j] = value[0];
     }
   }
@@ -135,7 +138,10 @@ class AnyShapeEngine {
   __device__ void backward_input(int64_t row) {
     const T* x = sweep_.x + row * sweep_.stride;
     for (int64_t j = lane_; j < h_; j += kWarp) {
-      const T gradient = times_slope(back_[j], hidden_[j], args_.activation);
+      T slope[1] = {hidden_[j]};
+      for_activation(args_.activation,
+                     [&](auto tanh) { slopes<decltype(tanh)::value>(slope, args_.activation); });
+      const T gradient = back_[j] * slope[0];
       for (int64_t i = 0; i < n_; ++i) g0_[i * h_ + j] += x[i] * gradient;
     }
   }

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "common/cuda_launch.h"
 #include "train_sweep/train_sweep.h"
@@ -87,10 +88,17 @@ __device__ __forceinline__ void load(const T* from, T (&to)[kCount]) {
   }
 }
 
+// body(std::bool_constant<whether the activation is tanh>): one branch outside of the loop over the
+// rows, and within it loads and arithmetic that no branch parts.
+template <class Body>
+__device__ __forceinline__ auto for_activation(Activation activation, const Body& body) {
+  return activation == Activation::kTanh ? body(std::true_type{}) : body(std::false_type{});
+}
+
 // phi of independent values, in place.
-template <int kCount, class T>
+template <bool kTanh, int kCount, class T>
 __device__ __forceinline__ void activate(T (&values)[kCount], Activation activation) {
-  if (activation == Activation::kTanh) {
+  if constexpr (kTanh) {
     constexpr int kGroup = kCount % 4 == 0 ? 4 : kCount;  // as registers allow
     FRACTALKERN_UNROLL
     for (int first = 0; first < kCount; first += kGroup) {
@@ -101,18 +109,25 @@ __device__ __forceinline__ void activate(T (&values)[kCount], Activation activat
       FRACTALKERN_UNROLL
       for (int i = 0; i < kGroup; ++i) values[first + i] = group[i];
     }
-  } else if (activation == Activation::kRelu) {
+  } else {
+    const bool relu = activation == Activation::kRelu;
     FRACTALKERN_UNROLL
-    for (int i = 0; i < kCount; ++i) values[i] = values[i] < T(0) ? T(0) : values[i];
+    for (int i = 0; i < kCount; ++i) values[i] = relu && values[i] < T(0) ? T(0) : values[i];
   }
 }
 
-// gradient * phi'(z), from value = phi(z).
-template <class T>
-__device__ __forceinline__ T times_slope(T gradient, T value, Activation activation) {
-  if (activation == Activation::kTanh) return gradient - gradient * value * value;
-  if (activation == Activation::kRelu) return value <= T(0) ? T(0) : gradient;
-  return gradient;
+// phi'(z) from phi(z), in place.
+template <bool kTanh, int kCount, class T>
+__device__ __forceinline__ void slopes(T (&values)[kCount], Activation activation) {
+  const bool relu = activation == Activation::kRelu;
+  FRACTALKERN_UNROLL
+  for (int i = 0; i < kCount; ++i) {
+    if constexpr (kTanh) {
+      values[i] = T(1) - values[i] * values[i];
+    } else {
+      values[i] = relu && values[i] <= T(0) ? T(0) : T(1);
+    }
+  }
 }
 
 // Sums `values` over the lanes of a team whose numbers differ in the bits from kStride to

@@ -9,19 +9,21 @@
 
 namespace fractalkern::cuda {
 
-template <class T, int kWidth, bool kDataInShared>
+template <class T, int kWidth, bool kShared>
 class MultiplyAddEngine {
  public:
+  using Index = int;
+  static constexpr bool kDataInShared = kShared;
   static constexpr int kTeam = kWidth;
   static constexpr int kStride = kWidth + 16 / sizeof(T);
-  static constexpr int kThreads = kWidth == 32 ? 256 : 512;
+  static constexpr int kThreads = kWidth == 32 ? 256 : sizeof(T) == 4 ? 512 : 384;
   static constexpr int kBlocks = 1;
 
   __device__ __forceinline__ explicit MultiplyAddEngine(const Sweep<T>& sweep)
       : args_(sweep.args), x_(sweep.x), y_(sweep.y), unit_(threadIdx.x % kTeam) {
     if constexpr (kDataInShared) {
       x_ = data_to_shared(sweep);
-      y_ = x_ + (sweep.padded_rows + 1) * kStride;
+      y_ = x_ + offset(static_cast<int>(sweep.padded_rows) + 1);
     }
     real_ = unit_ < args_.hidden;
     output_scale_ = static_cast<T>(1.0 / static_cast<double>(args_.hidden));
@@ -41,27 +43,10 @@ class MultiplyAddEngine {
   }
 
   template <bool kGradient, class Rows>
-  __device__ __forceinline__ T pass(Rows rows, int64_t count) {
-    const T residual_scale =
-        static_cast<T>(2.0 / (static_cast<double>(count) * static_cast<double>(args_.hidden)));
-    if constexpr (kGradient) {
-      FRACTALKERN_UNROLL
-      for (int i = 0; i < kWidth; ++i) g0_[i] = T(0);
-      g1_ = largest_ = T(0);
-    }
-    T squares = T(0);
-    for (int64_t first = 0; first < count; first += kRows) {
-      T hidden[kRows];
-      T residual = forward(rows, first, count, hidden);
-      squares += residual * residual;
-      if constexpr (kGradient) {
-        residual *= residual_scale;
-        largest_ = larger_magnitude(residual, largest_);
-        backward(rows, first, residual, hidden);
-      }
-    }
-    if constexpr (kGradient) largest_ = largest_over_bits<1, kRows / 2>(largest_);
-    return sum_over_bits<1, kRows / 2>(squares) / static_cast<T>(count);
+  __device__ __forceinline__ T pass(Rows rows, int count) {
+    return for_activation(args_.activation, [&](auto tanh) {
+      return pass_with<kGradient, decltype(tanh)::value>(rows, count);
+    });
   }
 
   __device__ __forceinline__ bool update(T lr0, T lr1) {
@@ -85,27 +70,35 @@ class MultiplyAddEngine {
 
   __device__ __forceinline__ bool poisoned() const { return w1_ != w1_; }
 
-  __device__ __forceinline__ T predict(int64_t row) {
+  __device__ __forceinline__ T predict(int row) {
     T hidden[kRows];
-    return __shfl_sync(kWholeWarp, forward(OneRow{row}, 0, 1, hidden), 0, kTeam);
+    const T output = for_activation(args_.activation, [&](auto tanh) {
+      return forward<decltype(tanh)::value>(OneRow<int>{row}, 0, 1, hidden);
+    });
+    return __shfl_sync(kWholeWarp, output, 0, kTeam);
   }
 
  private:
   static constexpr int kRows = 8;
 
+  // Of a row of x.
+  static __device__ __forceinline__ auto offset(int row) {
+    using Offset = std::conditional_t<kShared, int, int64_t>;
+    return static_cast<Offset>(row) * kStride;
+  }
+
   // phi of the chunk's rows; the prediction - y of row unit_ % kRows, 0 beyond the last.
-  template <class Rows>
-  __device__ __forceinline__ T forward(Rows rows, int64_t first, int64_t count,
-                                       T (&hidden)[kRows]) const {
+  template <bool kTanh, class Rows>
+  __device__ __forceinline__ T forward(Rows rows, int first, int count, T (&hidden)[kRows]) const {
     FRACTALKERN_UNROLL
     for (int r = 0; r < kRows; ++r) {
       T x[kWidth];
-      load(x_ + rows(first + r) * kStride, x);
+      load(x_ + offset(rows(first + r)), x);
       hidden[r] = T(0);
       FRACTALKERN_UNROLL
       for (int i = 0; i < kWidth; ++i) hidden[r] += x[i] * w0_[i];
     }
-    activate(hidden, args_.activation);
+    activate<kTanh>(hidden, args_.activation);
     if (first + kRows > count) {
       FRACTALKERN_UNROLL
       for (int r = 0; r < kRows; ++r)
@@ -115,23 +108,55 @@ class MultiplyAddEngine {
     FRACTALKERN_UNROLL
     for (int r = 0; r < kRows; ++r) products[r] = hidden[r] * w1_;
     const T sum = sum_over_team<kRows, 1, kTeam>(products, unit_);
-    const int64_t own = first + unit_ % kRows;
+    const int own = first + unit_ % kRows;
     return own < count ? sum * output_scale_ - y_[rows(own)] : T(0);
   }
 
+  template <bool kGradient, bool kTanh, class Rows>
+  __device__ __forceinline__ T pass_with(Rows rows, int count) {
+    const T residual_scale =
+        static_cast<T>(2.0 / (static_cast<double>(count) * static_cast<double>(args_.hidden)));
+    if constexpr (kGradient) {
+      FRACTALKERN_UNROLL
+      for (int i = 0; i < kWidth; ++i) g0_[i] = T(0);
+      g1_ = largest_ = T(0);
+    }
+    T squares = T(0);
+    for (int first = 0; first < count; first += kRows) {
+      T hidden[kRows];
+      T residual = forward<kTanh>(rows, first, count, hidden);
+      squares += residual * residual;
+      if constexpr (kGradient) {
+        residual *= residual_scale;
+        largest_ = larger_magnitude(residual, largest_);
+        backward<kTanh>(rows, first, residual, hidden);
+      }
+    }
+    if constexpr (kGradient) largest_ = largest_over_bits<1, kRows / 2>(largest_);
+    return sum_over_bits<1, kRows / 2>(squares) / static_cast<T>(count);
+  }
+
   // Adds to the gradients; that of w0 without the factor w1, for update() to multiply.
-  template <class Rows>
-  __device__ __forceinline__ void backward(Rows rows, int64_t first, T residual,
-                                           const T (&hidden)[kRows]) {
+  template <bool kTanh, class Rows>
+  __device__ __forceinline__ void backward(Rows rows, int first, T residual, T (&hidden)[kRows]) {
+    T back[kRows];
     FRACTALKERN_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      const T of_row = __shfl_sync(kWholeWarp, residual, r, kTeam);
-      g1_ += of_row * hidden[r];
-      const T back = times_slope(of_row, hidden[r], args_.activation);
+      back[r] = __shfl_sync(kWholeWarp, residual, r, kTeam);
+      g1_ += back[r] * hidden[r];
+    }
+    slopes<kTanh>(hidden, args_.activation);
+    // Reads x again: a chunk of it does not fit the registers. Without a barrier ptxas keeps it
+    // and spills everything else.
+    __syncwarp();
+    FRACTALKERN_UNROLL
+    for (int r = 0; r < kRows; ++r) back[r] *= hidden[r];
+    FRACTALKERN_UNROLL
+    for (int r = 0; r < kRows; ++r) {
       T x[kWidth];
-      load(x_ + rows(first + r) * kStride, x);
+      load(x_ + offset(rows(first + r)), x);
       FRACTALKERN_UNROLL
-      for (int i = 0; i < kWidth; ++i) g0_[i] += x[i] * back;
+      for (int i = 0; i < kWidth; ++i) g0_[i] += x[i] * back[r];
     }
   }
 

@@ -6,6 +6,7 @@
 //   kTeam                      lanes of a network, a power of two up to 32
 //   start(drawn, added)        weights of w0 + added and w1, or all zero for an idle team
 //   drift(added)               w0 += added
+//   Index                      an integer that holds all rows of a pass
 //   pass<gradient>(rows, m)    the mean loss of m rows, to all lanes; the gradient, kept
 //   update(lr0, lr1)           W -= lr * gradient; whether one of this lane's weights changed
 //   poisoned()                 whether this lane knows that outputs are NaN: see train_networks()
@@ -37,18 +38,23 @@ constexpr int kRowMultiple = 16;
 
 // Which row of the prepared data stands in a slot of a pass.
 struct AllRows {
-  __device__ __forceinline__ int64_t operator()(int64_t slot) const { return slot; }
-};
-struct BatchRows {
-  const int64_t* rows;
-  int64_t count;
-  __device__ __forceinline__ int64_t operator()(int64_t slot) const {
-    return slot < count ? rows[slot] : 0;
+  template <class Index>
+  __device__ __forceinline__ Index operator()(Index slot) const {
+    return slot;
   }
 };
+template <class Index>
+struct BatchRows {
+  const int64_t* rows;
+  Index count;
+  __device__ __forceinline__ Index operator()(Index slot) const {
+    return slot < count ? static_cast<Index>(rows[slot]) : 0;
+  }
+};
+template <class Index>
 struct OneRow {
-  int64_t row;
-  __device__ __forceinline__ int64_t operator()(int64_t) const { return row; }
+  Index row;
+  __device__ __forceinline__ Index operator()(Index) const { return row; }
 };
 
 // The block's copy of the prepared data; every thread of it must call.
@@ -66,86 +72,132 @@ __device__ __forceinline__ const T* data_to_shared(const Sweep<T>& sweep) {
   return reinterpret_cast<const T*>(to);
 }
 
+// What a team knows of its network, in shared memory: between steps, when it is needed, registers
+// are full of weights. Written by the team's first lane.
+template <class T>
+struct TeamState {
+  int64_t network;  // -1: idle
+  int64_t step;
+  int64_t steps_run;
+  T lr0, lr1, offset;
+  bool drained;
+  ConvergenceMeter meter;
+};
+
+template <class Engine, class T>
+int64_t shared_bytes(int64_t data_bytes) {
+  constexpr int64_t kStates = Engine::kThreads / Engine::kTeam * sizeof(TeamState<T>);
+  return kStates + (Engine::kDataInShared ? data_bytes : 0);
+}
+
 template <class Engine, class T>
 class Team {
  public:
   __device__ __forceinline__ Team(Engine& engine, const Sweep<T>& sweep)
-      : engine_(engine), sweep_(sweep), args_(sweep.args) {
-    const int lane = static_cast<int>(threadIdx.x % kWarp);
-    lane_ = lane % Engine::kTeam;
-    mask_ = (kWholeWarp >> (kWarp - Engine::kTeam)) << (lane - lane_);
-  }
+      : engine_(engine),
+        sweep_(sweep),
+        args_(sweep.args),
+        lane_(static_cast<int>(threadIdx.x) % Engine::kTeam),
+        state_(states(sweep)[threadIdx.x / Engine::kTeam]) {}
 
   // Takes networks from the queue until it is empty.
   __device__ void train() {
+    engine_.start(false, T(0));
+    if (lane_ == 0) {
+      state_.network = -1;
+      state_.drained = false;
+    }
+    __syncwarp();
     for (;;) {
-      const bool free = network_ < 0 && !drained_;
+      const bool free = state_.network < 0 && !state_.drained;
       if (__any_sync(kWholeWarp, free)) take(free);
-      if (__all_sync(kWholeWarp, network_ < 0)) return;
+      if (__all_sync(kWholeWarp, state_.network < 0)) return;
       step();
     }
   }
 
  private:
+  __device__ static TeamState<T>* states(const Sweep<T>& sweep) {
+    const int64_t first = Engine::kDataInShared ? sweep.data_bytes : 0;
+    return reinterpret_cast<TeamState<T>*>(dynamic_shared<unsigned char>() + first);
+  }
+
   __device__ __forceinline__ bool any(bool predicate) const {
-    return (__ballot_sync(kWholeWarp, predicate) & mask_) != 0;
+    const int first = static_cast<int>(threadIdx.x) % kWarp - lane_;
+    const unsigned team = (kWholeWarp >> (kWarp - Engine::kTeam)) << first;
+    return (__ballot_sync(kWholeWarp, predicate) & team) != 0;
   }
 
   __device__ void take(bool free) {
-    unsigned long long ticket = 0;
-    if (free && lane_ == 0) ticket = atomicAdd(sweep_.next_network, 1ull);
-    ticket = __shfl_sync(kWholeWarp, ticket, 0, Engine::kTeam);
-    if (!free) return;
-    const int64_t p = static_cast<int64_t>(ticket);
-    drained_ = p >= args_.networks;
-    lr0_ = lr1_ = offset_ = T(0);
-    step_ = 0;
-    if (!drained_) {
-      network_ = p;
-      steps_run_ = args_.steps;
-      meter_ = ConvergenceMeter();
-      lr0_ = args_.lr0[p];
-      lr1_ = args_.lr1[p];
-      if (args_.offset != nullptr) offset_ = args_.offset[p];
+    __syncwarp();
+    if (free && lane_ == 0) {
+      const int64_t p = static_cast<int64_t>(atomicAdd(sweep_.next_network, 1ull));
+      state_.step = 0;
+      state_.steps_run = args_.steps;
+      state_.lr0 = state_.lr1 = state_.offset = T(0);
+      state_.drained = p >= args_.networks;
+      if (!state_.drained) {
+        state_.network = p;
+        state_.lr0 = args_.lr0[p];
+        state_.lr1 = args_.lr1[p];
+        if (args_.offset != nullptr) state_.offset = args_.offset[p];
+        state_.meter = ConvergenceMeter();
+      }
     }
-    engine_.start(!drained_, args_.offset_every_step ? T(0) : offset_);
+    __syncwarp();
+    if (free) engine_.start(!state_.drained, args_.offset_every_step ? T(0) : state_.offset);
   }
 
   // Records the loss at the network's own step, updates its weights, retires it when it is done.
   __device__ void step() {
-    if (args_.offset_every_step) engine_.drift(offset_);
+    if (args_.offset_every_step) engine_.drift(state_.offset);
+    const auto rows = static_cast<typename Engine::Index>(args_.rows);
     T loss;
     if (args_.batches != nullptr) {
-      loss = engine_.template pass<false>(AllRows{}, args_.rows);
-      const BatchRows batch{args_.batches + step_ * args_.batch_rows, args_.batch_rows};
-      engine_.template pass<true>(batch, args_.batch_rows);
+      loss = engine_.template pass<false>(AllRows{}, rows);
+      const auto batch_rows = static_cast<typename Engine::Index>(args_.batch_rows);
+      const int64_t* first = args_.batches + state_.step * args_.batch_rows;
+      engine_.template pass<true>(BatchRows<typename Engine::Index>{first, batch_rows}, batch_rows);
     } else {
-      loss = engine_.template pass<true>(AllRows{}, args_.rows);
+      loss = engine_.template pass<true>(AllRows{}, rows);
     }
-    const bool active = network_ >= 0;
-    if (active) record(loss);
-    const bool last = active && step_ == args_.steps - 1;
+    const bool active = state_.network >= 0;
+    const bool last = active && state_.step == args_.steps - 1;
+    if (active && lane_ == 0) record(loss);
     T readout = T(0);
     const bool reads = args_.probe != nullptr;
-    if (reads && __any_sync(kWholeWarp, last)) readout = engine_.predict(sweep_.padded_rows);
+    if (reads && __any_sync(kWholeWarp, last)) readout = predict();
 
-    const bool changed = any(engine_.update(lr0_, lr1_));
+    const bool changed = any(engine_.update(state_.lr0, state_.lr1));
     const bool poisoned = any(engine_.poisoned()) && args_.batches == nullptr;
     const bool settled = args_.batches == nullptr && !args_.offset_every_step && !changed;
-    if (settled && step_ < steps_run_) steps_run_ = step_;
-    if (active) ++step_;
-    if (poisoned && step_ < steps_run_) steps_run_ = step_;
+    int64_t step = state_.step, steps_run = state_.steps_run;
+    if (settled && step < steps_run) steps_run = step;
+    if (active) ++step;
+    if (poisoned && step < steps_run) steps_run = step;
+    __syncwarp();
+    if (lane_ == 0) {
+      state_.step = step;
+      state_.steps_run = steps_run;
+    }
     // After an unchanged step or with all outputs NaN the readout no longer depends on the step.
     const bool proven = (settled || poisoned) && args_.early_exit;
-    const bool done = active && (step_ >= args_.steps || proven);
-    if (!__any_sync(kWholeWarp, done)) return;
-    if (reads && __any_sync(kWholeWarp, done && !last)) {
-      const T now = engine_.predict(sweep_.padded_rows);
-      if (!last) readout = now;
+    const bool done = active && (step >= args_.steps || proven);
+    if (__any_sync(kWholeWarp, done)) {
+      if (reads && __any_sync(kWholeWarp, done && !last)) {
+        const T now = predict();
+        if (!last) readout = now;
+      }
+      const bool nan = poisoned && !last;
+      if (done) retire(nan ? static_cast<T>(NAN) : loss, nan ? static_cast<T>(NAN) : readout, step);
+      __syncwarp();
+      if (done && lane_ == 0) state_.network = -1;
     }
-    if (!done) return;
-    const bool nan = poisoned && !last;
-    retire(nan ? static_cast<T>(NAN) : loss, nan ? static_cast<T>(NAN) : readout);
+    __syncwarp();
+  }
+
+  __device__ T predict() {
+    return engine_.predict(static_cast<typename Engine::Index>(sweep_.padded_rows));
   }
 
   __device__ __forceinline__ bool in_tail(int64_t step) const {
@@ -153,50 +205,44 @@ class Team {
   }
 
   __device__ __forceinline__ void record(T loss) {
-    meter_.record(static_cast<double>(loss), in_tail(step_));
-    if (lane_ != 0) return;
-    if (step_ == 0) args_.first_loss[network_] = loss;
-    if (args_.history != nullptr) args_.history[step_ * args_.networks + network_] = loss;
+    const int64_t step = state_.step, network = state_.network;
+    state_.meter.record(static_cast<double>(loss), in_tail(step));
+    if (step == 0) args_.first_loss[network] = loss;
+    if (args_.history != nullptr) args_.history[step * args_.networks + network] = loss;
   }
 
-  // Fills the entries that the weights have proven to equal `loss`, and stores the results.
-  __device__ void retire(T loss, T readout) {
-    const auto entry = meter_.entry(static_cast<double>(loss));
-    for (int64_t t = step_; t < args_.steps; ++t) meter_.add(entry, in_tail(t));
+  // Fills the entries from `step` on, which the weights have proven to equal `loss`, and stores the
+  // results.
+  __device__ void retire(T loss, T readout, int64_t step) {
+    const int64_t network = state_.network;
     if (args_.history != nullptr)
-      for (int64_t t = step_ + lane_; t < args_.steps; t += Engine::kTeam)
-        args_.history[t * args_.networks + network_] = loss;
-    if (lane_ == 0) {
-      const bool converged = meter_.converged(args_.published);
-      double value = meter_.value(converged);
-      if (args_.probe != nullptr)
-        value = std::isfinite(readout) ? static_cast<double>(readout) : ConvergenceMeter::kLossCap;
-      args_.value[network_] = static_cast<T>(value);
-      args_.converged[network_] = converged;
-      args_.final_loss[network_] = loss;
-      args_.steps_run[network_] = steps_run_;
-    }
-    network_ = -1;
+      for (int64_t t = step + lane_; t < args_.steps; t += Engine::kTeam)
+        args_.history[t * args_.networks + network] = loss;
+    if (lane_ != 0) return;
+    ConvergenceMeter meter = state_.meter;
+    const auto entry = meter.entry(static_cast<double>(loss));
+    for (int64_t t = step; t < args_.steps; ++t) meter.add(entry, in_tail(t));
+    const bool converged = meter.converged(args_.published);
+    double value = meter.value(converged);
+    if (args_.probe != nullptr)
+      value = std::isfinite(readout) ? static_cast<double>(readout) : ConvergenceMeter::kLossCap;
+    args_.value[network] = static_cast<T>(value);
+    args_.converged[network] = converged;
+    args_.final_loss[network] = loss;
+    args_.steps_run[network] = state_.steps_run;
   }
 
   Engine& engine_;
   const Sweep<T>& sweep_;
   const TrainSweepArgs<T>& args_;
-  int lane_;       // within the team
-  unsigned mask_;  // the team's lanes
-  bool drained_ = false;
-  int64_t network_ = -1;  // -1: idle
-  int64_t step_ = 0;
-  int64_t steps_run_ = 0;
-  T lr0_ = T(0), lr1_ = T(0), offset_ = T(0);
-  ConvergenceMeter meter_;
+  const int lane_;  // within the team
+  TeamState<T>& state_;
 };
 
 template <class Engine, class T>
 __global__ void __launch_bounds__(Engine::kThreads, Engine::kBlocks)
     train_networks(const __grid_constant__ Sweep<T> sweep) {
   Engine engine(sweep);
-  engine.start(false, T(0));
   Team<Engine, T>(engine, sweep).train();
 }
 

@@ -21,23 +21,22 @@ template <int kBlocks, int kSteps>
 __device__ __forceinline__ void tensor_multiply_add(double (&c)[kBlocks][2],
                                                     const double (&a)[kBlocks][kSteps],
                                                     const double (&b)[kSteps]) {
-#if !defined(__CUDA_ARCH__)
-  // Host: every lane looks into the others' operands, which stay there until all have done so.
+#if defined(FRACTALKERN_CUDA_ON_HOST)
+  // Every lane looks into the others' operands, which stay there until all have done so.
   const int lane = static_cast<int>(threadIdx.x % kWarp), g = lane / 4, t = lane % 4;
   struct Operands {
     const double (*a)[kSteps];
     const double* b;
   };
   const Operands own{a, b};
-  const Operands* all[kWarp];
-  for (int l = 0; l < kWarp; ++l) all[l] = __shfl_sync(kWholeWarp, &own, l);
+  const auto all = cuda_on_host::every_lane(&own);
   for (int i = 0; i < kBlocks; ++i)
     for (int e = 0; e < 2; ++e)
       for (int s = 0; s < kSteps; ++s)
         for (int term = 0; term < 4; ++term)
           c[i][e] = fma(all[4 * g + term]->a[i][s], all[4 * (2 * t + e) + term]->b[s], c[i][e]);
   __syncwarp();
-#else
+#elif defined(__CUDA_ARCH__)
 #if __CUDA_ARCH__ >= 900
   constexpr bool kLarge = kBlocks % 2 == 0 && kSteps % 4 == 0;
 #else
@@ -64,11 +63,13 @@ __device__ __forceinline__ void tensor_multiply_add(double (&c)[kBlocks][2],
 #endif
 }
 
-template <int kWidth, bool kDataInShared>
+template <int kWidth, bool kShared>
 class TensorCoreEngine {
   using T = double;
 
  public:
+  using Index = int;
+  static constexpr bool kDataInShared = kShared;
   static constexpr int kTeam = kWarp;
   static constexpr int kStride = kWidth + 2;  // without bank conflicts up to a width of 16
   static constexpr int kThreads = kWidth == 32 ? 256 : 512;
@@ -83,7 +84,7 @@ class TensorCoreEngine {
         t_(lane_ % 4) {
     if constexpr (kDataInShared) {
       x_ = data_to_shared(sweep);
-      y_ = x_ + (sweep.padded_rows + 1) * kStride;
+      y_ = x_ + offset(static_cast<int>(sweep.padded_rows) + 1);
     }
     output_scale_ = 1.0 / static_cast<double>(args_.hidden);
   }
@@ -105,26 +106,10 @@ class TensorCoreEngine {
   }
 
   template <bool kGradient, class Rows>
-  __device__ __forceinline__ T pass(Rows rows, int64_t count) {
-    const T residual_scale = 2.0 / (static_cast<double>(count) * static_cast<double>(args_.hidden));
-    if constexpr (kGradient) clear_gradient();
-    T squares = 0.0;
-    for (int64_t first = 0; first < count; first += kRows) {
-      T hidden[kGroups * kSlots];
-      T residual = forward(rows, first, count, hidden);
-      squares += residual * residual;
-      if constexpr (kGradient) {
-        residual *= residual_scale;
-        largest_ = larger_magnitude(residual, largest_);
-        backward(rows, first, residual, hidden);
-      }
-    }
-    if constexpr (kGradient) {
-      largest_ = largest_over_bits<1, 8>(largest_);
-      FRACTALKERN_UNROLL
-      for (int m = 0; m < kGroups; ++m) g1_[m] = sum_over_bits<1, 2>(g1_[m]);
-    }
-    return sum_over_bits<1, 8>(squares) / static_cast<T>(count);
+  __device__ __forceinline__ T pass(Rows rows, int count) {
+    return for_activation(args_.activation, [&](auto tanh) {
+      return pass_with<kGradient, decltype(tanh)::value>(rows, count);
+    });
   }
 
   __device__ __forceinline__ bool update(T lr0, T lr1) {
@@ -155,9 +140,12 @@ class TensorCoreEngine {
     return any;
   }
 
-  __device__ __forceinline__ T predict(int64_t row) {
+  __device__ __forceinline__ T predict(int row) {
     T hidden[kGroups * kSlots];
-    return __shfl_sync(kWholeWarp, forward(OneRow{row}, 0, 1, hidden), 0);
+    const T output = for_activation(args_.activation, [&](auto tanh) {
+      return forward<decltype(tanh)::value>(OneRow<int>{row}, 0, 1, hidden);
+    });
+    return __shfl_sync(kWholeWarp, output, 0);
   }
 
  private:
@@ -165,6 +153,12 @@ class TensorCoreEngine {
   static constexpr int kGroups = kWidth / 8;  // of hidden units and of inputs
   static constexpr int kInputs = kWidth / 4;  // of a lane
   static constexpr int kSlots = 4;            // rows of a lane as terms of G: see slot()
+
+  // Of a row of x.
+  static __device__ __forceinline__ auto offset(int row) {
+    using Offset = std::conditional_t<kShared, int, int64_t>;
+    return static_cast<Offset>(row) * kStride;
+  }
 
   // The row, within a chunk, of a lane's slot.
   __device__ __forceinline__ int slot(int s) const { return 8 * (s / 2) + 2 * t_ + s % 2; }
@@ -194,13 +188,13 @@ class TensorCoreEngine {
 
   // hidden[4 m + s] = phi of hidden unit 8 m + g_ in row slot(s); the prediction - y of the row
   // that own_row() names, 0 beyond the last.
-  template <class Rows>
-  __device__ __forceinline__ T forward(Rows rows, int64_t first, int64_t count,
+  template <bool kTanh, class Rows>
+  __device__ __forceinline__ T forward(Rows rows, int first, int count,
                                        T (&hidden)[kGroups * kSlots]) const {
     FRACTALKERN_UNROLL
     for (int tile = 0; tile < 2; ++tile) {
       T x[kInputs], z[kGroups][2] = {};
-      load(x_ + rows(first + 8 * tile + g_) * kStride + kInputs * t_, x);
+      load(x_ + offset(rows(first + 8 * tile + g_)) + kInputs * t_, x);
       tensor_multiply_add(z, w0_, x);
       FRACTALKERN_UNROLL
       for (int m = 0; m < kGroups; ++m) {
@@ -208,7 +202,7 @@ class TensorCoreEngine {
         hidden[kSlots * m + 2 * tile + 1] = z[m][1];
       }
     }
-    activate(hidden, args_.activation);
+    activate<kTanh>(hidden, args_.activation);
     if (first + kRows > count) {
       FRACTALKERN_UNROLL
       for (int i = 0; i < kGroups * kSlots; ++i)
@@ -222,26 +216,51 @@ class TensorCoreEngine {
       for (int m = 1; m < kGroups; ++m) products[s] += hidden[kSlots * m + s] * w1_[m];
     }
     const T sum = sum_over_team<kSlots, 4, kWarp>(products, lane_);
-    const int64_t own = first + slot(g_ % kSlots);
+    const int own = first + slot(g_ % kSlots);
     return own < count ? sum * output_scale_ - y_[rows(own)] : 0.0;
   }
 
+  template <bool kGradient, bool kTanh, class Rows>
+  __device__ __forceinline__ T pass_with(Rows rows, int count) {
+    const T residual_scale = 2.0 / (static_cast<double>(count) * static_cast<double>(args_.hidden));
+    if constexpr (kGradient) clear_gradient();
+    T squares = 0.0;
+    for (int first = 0; first < count; first += kRows) {
+      T hidden[kGroups * kSlots];
+      T residual = forward<kTanh>(rows, first, count, hidden);
+      squares += residual * residual;
+      if constexpr (kGradient) {
+        residual *= residual_scale;
+        largest_ = larger_magnitude(residual, largest_);
+        backward<kTanh>(rows, first, residual, hidden);
+      }
+    }
+    if constexpr (kGradient) {
+      largest_ = largest_over_bits<1, 8>(largest_);
+      FRACTALKERN_UNROLL
+      for (int m = 0; m < kGroups; ++m) g1_[m] = sum_over_bits<1, 2>(g1_[m]);
+    }
+    return sum_over_bits<1, 8>(squares) / static_cast<T>(count);
+  }
+
   // Adds to the gradients; that of w0 without the factor w1, for update() to multiply.
-  template <class Rows>
-  __device__ __forceinline__ void backward(Rows rows, int64_t first, T residual,
-                                           const T (&hidden)[kGroups * kSlots]) {
-    T back[kGroups][kSlots], x[kGroups][kSlots];
+  template <bool kTanh, class Rows>
+  __device__ __forceinline__ void backward(Rows rows, int first, T residual,
+                                           T (&hidden)[kGroups * kSlots]) {
+    T of_row[kSlots], back[kGroups][kSlots], x[kGroups][kSlots];
     FRACTALKERN_UNROLL
     for (int s = 0; s < kSlots; ++s) {
-      const T of_row = __shfl_sync(kWholeWarp, residual, 4 * s + t_);
+      of_row[s] = __shfl_sync(kWholeWarp, residual, 4 * s + t_);
       FRACTALKERN_UNROLL
-      for (int m = 0; m < kGroups; ++m) {
-        const T value = hidden[kSlots * m + s];
-        g1_[m] += of_row * value;
-        back[m][s] = times_slope(of_row, value, args_.activation);
-      }
+      for (int m = 0; m < kGroups; ++m) g1_[m] += of_row[s] * hidden[kSlots * m + s];
+    }
+    slopes<kTanh>(hidden, args_.activation);
+    FRACTALKERN_UNROLL
+    for (int s = 0; s < kSlots; ++s) {
+      FRACTALKERN_UNROLL
+      for (int m = 0; m < kGroups; ++m) back[m][s] = of_row[s] * hidden[kSlots * m + s];
       T of_inputs[kGroups];
-      load(x_ + rows(first + slot(s)) * kStride + kGroups * g_, of_inputs);
+      load(x_ + offset(rows(first + slot(s))) + kGroups * g_, of_inputs);
       FRACTALKERN_UNROLL
       for (int q = 0; q < kGroups; ++q) x[q][s] = of_inputs[q];
     }
