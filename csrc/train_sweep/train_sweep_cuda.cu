@@ -31,6 +31,10 @@ Sweep<T> prepare(const TrainSweepArgs<T>& args, int64_t stride, const CudaStream
   sweep.stride = stride;
   sweep.padded_rows = round_up(args.rows, kRowMultiple);
   sweep.data_bytes = data_bytes(args, stride);
+  const int64_t rows = args.batches != nullptr ? args.batch_rows : args.rows;
+  const double terms = static_cast<double>(rows) * static_cast<double>(args.outputs * args.hidden);
+  sweep.output_scale = static_cast<T>(1.0 / static_cast<double>(args.hidden));
+  sweep.residual_scale = static_cast<T>(2.0 / terms);
   T* x = static_cast<T*>(stream.scratch(sweep.data_bytes));
   T* y = x + (sweep.padded_rows + 1) * stride;
   sweep.x = x;

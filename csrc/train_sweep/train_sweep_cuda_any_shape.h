@@ -13,7 +13,7 @@ class AnyShapeEngine {
   static constexpr bool kDataInShared = false;
   static constexpr int kTeam = kWarp;
   static constexpr int kThreads = 128;
-  static constexpr int kBlocks = 3;  // on a multiprocessor
+  static constexpr int kBlocks = 2;  // on a multiprocessor
 
   static int64_t workspace_size(const TrainSweepArgs<T>& args) {
     return 2 * (args.inputs + args.outputs + 1) * args.hidden;
@@ -51,8 +51,6 @@ class AnyShapeEngine {
 
   template <bool kGradient, class Rows>
   __device__ T pass(Rows rows, int64_t count) {
-    const T residual_scale =
-        static_cast<T>(2.0 / (static_cast<double>(count) * static_cast<double>(k_ * h_)));
     if constexpr (kGradient) clear_gradient();
     T squares = T(0);
     for (int64_t slot = 0; slot < count; ++slot) {
@@ -61,7 +59,7 @@ class AnyShapeEngine {
       for (int64_t c = 0; c < k_; ++c) {
         T residual = output(row, c);
         squares += residual * residual;
-        residual *= residual_scale;
+        residual *= sweep_.residual_scale;
         if constexpr (kGradient) backward_output(c, residual);
       }
       if constexpr (kGradient) backward_input(row);
@@ -124,7 +122,7 @@ class AnyShapeEngine {
     T sum = T(0);
     for (int64_t j = lane_; j < h_; j += kWarp) sum += hidden_[j] * w1_[j * k_ + c];
     sum = sum_over_bits<1, kWarp / 2>(sum);
-    return sum * static_cast<T>(1.0 / static_cast<double>(h_)) - sweep_.y[row * k_ + c];
+    return sum * sweep_.output_scale - sweep_.y[row * k_ + c];
   }
 
   __device__ void backward_output(int64_t c, T residual) {

@@ -22,6 +22,15 @@ __device__ __forceinline__ double at_most(double x, double limit) {
 #endif
 }
 
+// With t = 1 - r instead of its square tanh|x| = t + ((3 - r) rho - (1 - r) B) / (...): three
+// operations less, which a GPU cannot hide beside products as a CPU can, for up to 5 ulp instead of
+// 3 around |x| = 0.2. The absolute error, which is what a network sees, stays below 3e-16.
+__device__ __forceinline__ void take_out(double r, double b, double rho, double& t,
+                                         double& numerator) {
+  t = 1.0 - r;
+  numerator = fma(3.0 - r, rho, -(t * b));
+}
+
 // A starting value of 20 bits and two multiply-adds that triple them, for a sixth of the time of a
 // division; no denominator of tanh is small or large enough to leave the range of that.
 __device__ __forceinline__ double quotient_of(double numerator, double denominator) {

@@ -16,17 +16,16 @@ class MultiplyAddEngine {
   static constexpr bool kDataInShared = kShared;
   static constexpr int kTeam = kWidth;
   static constexpr int kStride = kWidth + 16 / sizeof(T);
-  static constexpr int kThreads = kWidth == 32 ? 256 : sizeof(T) == 4 ? 512 : 384;
+  static constexpr int kThreads = kWidth == 32 ? 256 : sizeof(T) == 4 ? 512 : 320;
   static constexpr int kBlocks = 1;
 
   __device__ __forceinline__ explicit MultiplyAddEngine(const Sweep<T>& sweep)
-      : args_(sweep.args), x_(sweep.x), y_(sweep.y), unit_(threadIdx.x % kTeam) {
+      : sweep_(sweep), args_(sweep.args), x_(sweep.x), y_(sweep.y), unit_(threadIdx.x % kTeam) {
     if constexpr (kDataInShared) {
       x_ = data_to_shared(sweep);
       y_ = x_ + offset(static_cast<int>(sweep.padded_rows) + 1);
     }
     real_ = unit_ < args_.hidden;
-    output_scale_ = static_cast<T>(1.0 / static_cast<double>(args_.hidden));
   }
 
   __device__ __forceinline__ void start(bool drawn, T added) {
@@ -109,13 +108,11 @@ class MultiplyAddEngine {
     for (int r = 0; r < kRows; ++r) products[r] = hidden[r] * w1_;
     const T sum = sum_over_team<kRows, 1, kTeam>(products, unit_);
     const int own = first + unit_ % kRows;
-    return own < count ? sum * output_scale_ - y_[rows(own)] : T(0);
+    return own < count ? sum * sweep_.output_scale - y_[rows(own)] : T(0);
   }
 
   template <bool kGradient, bool kTanh, class Rows>
   __device__ __forceinline__ T pass_with(Rows rows, int count) {
-    const T residual_scale =
-        static_cast<T>(2.0 / (static_cast<double>(count) * static_cast<double>(args_.hidden)));
     if constexpr (kGradient) {
       FRACTALKERN_UNROLL
       for (int i = 0; i < kWidth; ++i) g0_[i] = T(0);
@@ -127,7 +124,7 @@ class MultiplyAddEngine {
       T residual = forward<kTanh>(rows, first, count, hidden);
       squares += residual * residual;
       if constexpr (kGradient) {
-        residual *= residual_scale;
+        residual *= sweep_.residual_scale;
         largest_ = larger_magnitude(residual, largest_);
         backward<kTanh>(rows, first, residual, hidden);
       }
@@ -160,12 +157,12 @@ class MultiplyAddEngine {
     }
   }
 
+  const Sweep<T>& sweep_;
   const TrainSweepArgs<T>& args_;
   const T* x_;
   const T* y_;
   const int unit_;
   bool real_;  // not one of the zeros
-  T output_scale_;
   T w0_[kWidth], g0_[kWidth], w1_, g1_ = T(0);
   T largest_ = T(0);  // residual of a pass, scaled as in the gradient
 };

@@ -30,6 +30,8 @@ struct Sweep {
   int64_t stride;
   int64_t padded_rows;
   int64_t data_bytes;  // of x and y, a multiple of 16
+  T output_scale;      // of a sum over hidden units
+  T residual_scale;    // of a residual in the gradient
   unsigned long long* next_network;
   T* workspace;  // engines that need none: nullptr
 };

@@ -76,7 +76,8 @@ class TensorCoreEngine {
   static constexpr int kBlocks = 1;
 
   __device__ __forceinline__ explicit TensorCoreEngine(const Sweep<T>& sweep)
-      : args_(sweep.args),
+      : sweep_(sweep),
+        args_(sweep.args),
         x_(sweep.x),
         y_(sweep.y),
         lane_(static_cast<int>(threadIdx.x % kWarp)),
@@ -86,7 +87,6 @@ class TensorCoreEngine {
       x_ = data_to_shared(sweep);
       y_ = x_ + offset(static_cast<int>(sweep.padded_rows) + 1);
     }
-    output_scale_ = 1.0 / static_cast<double>(args_.hidden);
   }
 
   __device__ __forceinline__ void start(bool drawn, T added) {
@@ -217,12 +217,11 @@ class TensorCoreEngine {
     }
     const T sum = sum_over_team<kSlots, 4, kWarp>(products, lane_);
     const int own = first + slot(g_ % kSlots);
-    return own < count ? sum * output_scale_ - y_[rows(own)] : 0.0;
+    return own < count ? sum * sweep_.output_scale - y_[rows(own)] : 0.0;
   }
 
   template <bool kGradient, bool kTanh, class Rows>
   __device__ __forceinline__ T pass_with(Rows rows, int count) {
-    const T residual_scale = 2.0 / (static_cast<double>(count) * static_cast<double>(args_.hidden));
     if constexpr (kGradient) clear_gradient();
     T squares = 0.0;
     for (int first = 0; first < count; first += kRows) {
@@ -230,7 +229,7 @@ class TensorCoreEngine {
       T residual = forward<kTanh>(rows, first, count, hidden);
       squares += residual * residual;
       if constexpr (kGradient) {
-        residual *= residual_scale;
+        residual *= sweep_.residual_scale;
         largest_ = larger_magnitude(residual, largest_);
         backward<kTanh>(rows, first, residual, hidden);
       }
@@ -268,11 +267,11 @@ class TensorCoreEngine {
     for (int q = 0; q < kGroups; ++q) tensor_multiply_add(g0_[q], back, x[q]);
   }
 
+  const Sweep<T>& sweep_;
   const TrainSweepArgs<T>& args_;
   const T* x_;
   const T* y_;
   const int lane_, g_, t_;
-  T output_scale_;
   T w0_[kGroups][kInputs];     // [m][i]: hidden unit 8 m + g_, input kInputs t_ + i
   T g0_[kGroups][kGroups][2];  // [q][m][e]: the same unit, input kInputs t_ + kGroups e + q
   T w1_[kGroups], g1_[kGroups] = {};

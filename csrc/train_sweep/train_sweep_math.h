@@ -3,8 +3,8 @@
 //
 // Included once per target, inside namespace fractalkern::FRACTALKERN_ISA, with FRACTALKERN_MATH
 // the specifiers of its functions (common/each_instruction_set.h); hence no include guard. Needs
-// <cmath>, <cstdint> and common/host_device.h. Includers may declare overloads of at_most() and
-// divide() for their types before it.
+// <cmath>, <cstdint> and common/host_device.h. Includers may declare overloads of at_most(),
+// take_out() and divide() for their types before it.
 
 namespace fractalkern::FRACTALKERN_ISA {
 
@@ -62,6 +62,16 @@ struct TanhConstants<float> {
 template <class Real>
 FRACTALKERN_MATH Real at_most(Real x, typename RealTraits<Real>::Scalar limit) {
   return x > limit ? Real{} + limit : x;
+}
+
+// Splits tanh as fast_tanh() explains: t, and the numerator of the remainder.
+template <class Real>
+FRACTALKERN_MATH void take_out(Real r, Real b, Real rho, Real& t, Real& numerator) {
+  using Scalar = typename RealTraits<Real>::Scalar;
+  const Real root = Scalar(1) - r;
+  const Real cross = r * root;
+  t = root - cross;
+  numerator = cross * b + ((root + Scalar(2)) + t) * rho;
 }
 
 // numerator /= denominator. Two values share one division, the slowest operation: a / b and c / d
@@ -134,10 +144,7 @@ FRACTALKERN_MATH void fast_tanh(Real (&x)[kCount]) {
   for (int i = 0; i < kCount; ++i) {
     const Real s = __builtin_bit_cast(Real, s_bits[i]);
     const Real r = __builtin_bit_cast(Real, Bits(C::kInverseBits - s_bits[i]));
-    const Real root = Scalar(1) - r;
-    const Real cross = r * root;
-    t[i] = root - cross;
-    quotient[i] = cross * b[i] + ((root + Scalar(2)) + t[i]) * rho[i];
+    take_out(r, b[i], rho[i], t[i], quotient[i]);
     denominator[i] = s * (b[i] + rho[i]) + (b[i] - rho[i]);
   }
   divide(quotient, denominator);
