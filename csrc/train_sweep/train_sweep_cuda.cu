@@ -13,6 +13,7 @@ namespace fractalkern {
 namespace cuda {
 
 constexpr const char* kOp = "train_sweep";
+constexpr int64_t kMostWorkspace = int64_t{1} << 30;  // but for a single block
 
 inline int64_t round_up(int64_t size, int64_t multiple) {
   return (size + multiple - 1) / multiple * multiple;
@@ -57,10 +58,12 @@ template <class T>
 void train_any_shape(const TrainSweepArgs<T>& args, const CudaStream& stream) {
   using Engine = AnyShapeEngine<T>;
   Sweep<T> sweep = prepare(args, args.inputs, stream);
-  const int blocks = grid_size<Engine>(args, stream);
-  const int64_t warps = int64_t{blocks} * (Engine::kThreads / kWarp);
-  const int64_t bytes = warps * Engine::workspace_size(args) * static_cast<int64_t>(sizeof(T));
-  sweep.workspace = static_cast<T*>(stream.scratch(bytes));
+  const int64_t block_bytes =
+      Engine::kThreads / kWarp * Engine::workspace_size(args) * static_cast<int64_t>(sizeof(T));
+  const int64_t most_blocks = std::max<int64_t>(1, kMostWorkspace / block_bytes);
+  const int blocks =
+      static_cast<int>(std::min<int64_t>(grid_size<Engine>(args, stream), most_blocks));
+  sweep.workspace = static_cast<T*>(stream.scratch(blocks * block_bytes));
   launch(kOp, &train_networks<Engine, T>, blocks, Engine::kThreads,
          static_cast<size_t>(shared_bytes<Engine, T>(0)), stream, sweep);
 }

@@ -264,7 +264,8 @@ __global__ void prepare_data(const __grid_constant__ Sweep<T> sweep, T scale, T*
     }
     x[i] = value;
   }
-  for (int64_t i = first; i < rows * args.outputs; i += threads)
+  const int64_t rest = sweep.data_bytes / static_cast<int64_t>(sizeof(T)) - rows * sweep.stride;
+  for (int64_t i = first; i < rest; i += threads)
     y[i] = i < args.rows * args.outputs ? args.y[i] : T(0);
 }
 

@@ -72,7 +72,7 @@ class TensorCoreEngine {
   static constexpr bool kDataInShared = kShared;
   static constexpr int kTeam = kWarp;
   static constexpr int kStride = kWidth + 2;  // without bank conflicts up to a width of 16
-  static constexpr int kThreads = kWidth == 32 ? 256 : 512;
+  static constexpr int kThreads = kWidth == 32 ? 256 : kWidth == 16 ? 512 : 640;
   static constexpr int kBlocks = 1;
 
   __device__ __forceinline__ explicit TensorCoreEngine(const Sweep<T>& sweep)
