@@ -1,8 +1,9 @@
 // The engine of plain multiply-adds for one output: a lane a hidden unit, whose weights and
-// gradient stay in registers; up to kWidth inputs and hidden units, the rest being zeros.
+// gradient stay in registers; up to kWidth inputs and hidden units, the rest being zeros. A warp
+// trains 32 / kWidth networks.
 //
-// Rows go in chunks of kRows. A row of x is read by all lanes at once, so that one access serves
-// the warp; each of its values is used by 2 kWidth / kTeam networks.
+// Rows go in chunks of kRows. All lanes read the same value of x at once, 16 bytes of a row to an
+// access, so that shared memory keeps up with two multiply-adds for each value.
 #pragma once
 
 #include "train_sweep/train_sweep_cuda_network.h"

@@ -47,14 +47,16 @@ __device__ __forceinline__ void tensor_multiply_add(double (&c)[kBlocks][2],
     FRACTALKERN_UNROLL
     for (int i = 0; i < kBlocks; i += kLarge ? 2 : 1) {
       if constexpr (kLarge) {
-        asm("mma.sync.aligned.m16n8k16.row.col.f64.f64.f64.f64 {%0, %1, %2, %3}, "
+        asm volatile(
+            "mma.sync.aligned.m16n8k16.row.col.f64.f64.f64.f64 {%0, %1, %2, %3}, "
             "{%4, %5, %6, %7, %8, %9, %10, %11}, {%12, %13, %14, %15}, {%0, %1, %2, %3};"
             : "+d"(c[i][0]), "+d"(c[i][1]), "+d"(c[i + 1][0]), "+d"(c[i + 1][1])
             : "d"(a[i][s]), "d"(a[i + 1][s]), "d"(a[i][s + 1]), "d"(a[i + 1][s + 1]),
               "d"(a[i][s + 2]), "d"(a[i + 1][s + 2]), "d"(a[i][s + 3]), "d"(a[i + 1][s + 3]),
               "d"(b[s]), "d"(b[s + 1]), "d"(b[s + 2]), "d"(b[s + 3]));
       } else {
-        asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};"
+        asm volatile(
+            "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};"
             : "+d"(c[i][0]), "+d"(c[i][1])
             : "d"(a[i][s]), "d"(b[s]));
       }
