@@ -133,7 +133,8 @@ def extension() -> Extension:
         if os.environ.get("FRACTALKERN_SANITIZE") == "1"
         else []
     )
-    system_includes = [*include_paths(), pybind11.get_include()]
+    # pybind11's own first: torch ships a copy that refuses to be included beside the stable ABI.
+    system_includes = [pybind11.get_include(), *include_paths()]
     return Extension(
         "fractalkern._C",
         sources=sorted(

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from fractalkern import memory, train_sweep
-from fractalkern.errors import InputError
+from fractalkern.errors import BackendError, InputError
 from fractalkern.experiments import settings
 from fractalkern.experiments.trainability import figures, report, training
 from fractalkern.experiments.trainability import run as run_module
@@ -391,8 +391,8 @@ def test_a_costly_tile_is_trained_in_several_calls(condition, monkeypatch):
 
     monkeypatch.setattr(training, "train_sweep", spy)
     whole = training.tile_trainer(config)(tile)
-    monkeypatch.setattr(training, "_LEAST_PER_CALL", 16)
-    monkeypatch.setattr(training, "_WORK_PER_CALL", 0)
+    monkeypatch.setitem(training._LEAST_PER_CALL, "cpu", 16)
+    monkeypatch.setitem(training._WORK_PER_CALL, "cpu", 0)
     parts = training.tile_trainer(config)(tile)
     assert sizes == [60, 16, 16, 16, 12]
     assert all(np.array_equal(parts[name], whole[name]) for name in whole)
@@ -423,6 +423,20 @@ def test_bad_setting_is_named(change, named):
     with pytest.raises(InputError, match=f"^{named} must") as error:
         dataclasses.replace(TINY, **change).checked()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_device_that_is_missing_is_one_sentence():
+    with pytest.raises(BackendError, match=r"^device must be cpu here, got cuda: \S.*\S$"):
+        dataclasses.replace(TINY, device="cuda").checked()
+
+
+def test_tiles_on_a_card_hold_enough_networks():
+    small = TrainabilityConfig(resolution=64, device="cuda")
+    assert small.rows_per_tile * 64 >= 2**17 and small.tile_count == 1
+    large = TrainabilityConfig(resolution=4096, device="cuda")
+    assert (large.rows_per_tile, large.tile_count) == (32, 128)
+    assert TrainabilityConfig(resolution=4096).rows_per_tile == 4
 
 
 def test_memory_refusal_says_what_it_would_need(monkeypatch):

@@ -208,7 +208,7 @@ def power_iteration(
     outputs: Outputs
     if not is_list and math.prod(shapes[0][:-2]) == 0:
         outputs = _empty(tensors[0])
-    elif resolve(backend) == "reference":
+    elif resolve(OP, backend, tensors[0].device) == "reference":
         options = (flat_start, iters, tol, lanczos, delta, seed)
         outputs = _Reference.apply(*options, *tensors)  # type: ignore[no-untyped-call]
     else:

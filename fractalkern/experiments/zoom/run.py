@@ -10,9 +10,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fractalkern import build_info
 from fractalkern.edges import boundary
-from fractalkern.experiments.environment import environment
+from fractalkern.experiments.environment import arithmetic, environment
 from fractalkern.experiments.settings import to_toml
 from fractalkern.experiments.zoom import figures, report
 from fractalkern.experiments.zoom.config import ZoomConfig
@@ -101,12 +100,7 @@ def zoom(config: ZoomConfig, out: Path) -> Zoom:
 
 def _identity(config: ZoomConfig) -> dict[str, object]:
     """Everything that the bits of the results depend on, which a resumed run must share."""
-    info = build_info()
-    return {
-        **dataclasses.asdict(config),
-        "fractalkern": info["version"],
-        "instruction_set": info["instruction_set"],
-    }
+    return {**dataclasses.asdict(config), **arithmetic(config.device)}
 
 
 def _follow(config: ZoomConfig, store: Store) -> tuple[Zoom, list[Frame]]:
