@@ -4,7 +4,7 @@
 #include <string>
 
 #include "common/cuda_launch.h"
-#include "common/simd.h"
+#include "tests/cuda_stream_on_host.h"
 #include "tests/testing.h"
 #include "tests/train_sweep_problem.h"
 
@@ -18,16 +18,6 @@ const char* name_of(SweepUnit unit) {
                                           : "fastest";
 }
 
-// Scratch memory lives as long as the stream and starts as NaN.
-CudaStream host_stream() {
-  auto kept = std::make_shared<std::vector<AlignedArray<char>>>();
-  return {0, nullptr, [kept](int64_t bytes) -> void* {
-            char* memory = kept->emplace_back(bytes).data();
-            std::memset(memory, 0xFF, bytes);
-            return memory;
-          }};
-}
-
 template <class T>
 Results<T> run_cpu(const Problem<T>& p, bool published = false) {
   const auto train = [](const auto& args) { train_sweep_cpu(args, thread_parallel(1)); };
@@ -38,7 +28,9 @@ template <class T>
 Results<T> run_cuda(const Problem<T>& p, SweepUnit unit, uint64_t schedule = 0,
                     bool early_exit = true, bool history = true, bool published = false) {
   cuda_on_host::schedule = schedule;
-  const auto train = [&](const auto& args) { train_sweep_cuda(args, host_stream(), unit); };
+  const auto train = [&](const auto& args) {
+    train_sweep_cuda(args, cuda_on_host::stream_with_scratch(), unit);
+  };
   return run_with(p, train, early_exit, history, published);
 }
 
@@ -120,7 +112,9 @@ void test_no_bit_depends_on_the_launch() {
       CHECK(same(run_cuda(p, unit, 1), whole), name, "schedule", shape.hidden);
       CHECK(same(run_cuda(p, unit, 2, false), whole), name, "early exit", shape.hidden);
       CHECK(same(run_cuda(p, unit, 3, true, false), whole, false), name, "no history");
-      const auto train = [&](const auto& args) { train_sweep_cuda(args, host_stream(), unit); };
+      const auto train = [&](const auto& args) {
+        train_sweep_cuda(args, cuda_on_host::stream_with_scratch(), unit);
+      };
       const std::vector<int64_t> order = shuffled(random, p.networks());
       CHECK(same(run_chunks(p, order, 5, train), whole), name, "order", shape.hidden);
       // Networks that amplify rounding differ; where the loss overflows does not.
@@ -158,7 +152,8 @@ void test_tanh() {
   for (int i = 0; i < 1000; ++i) in.push_back(static_cast<T>(random.uniform(-24, 24)));
   for (int i = 0; i < 1000; ++i) in.push_back(static_cast<T>(random.uniform(-1, 1)));
   std::vector<T> out(in.size());
-  vector_tanh_cuda(in.data(), out.data(), static_cast<int64_t>(in.size()), host_stream());
+  vector_tanh_cuda(in.data(), out.data(), static_cast<int64_t>(in.size()),
+                   cuda_on_host::stream_with_scratch());
   for (size_t i = 0; i < in.size(); ++i)
     CHECK(near(out[i], std::tanh(in[i]), std::is_same_v<T, double> ? 4e-16 : 2e-7), in[i], out[i]);
 }
