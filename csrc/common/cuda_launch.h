@@ -57,6 +57,13 @@ inline int multiprocessors(const CudaStream& stream) {
   return count;
 }
 
+// Bytes of shared memory that a block may have.
+inline int64_t shared_memory_limit(const CudaStream& stream) {
+  int bytes = static_cast<int>(kSharedBytesWithoutAsking);
+  cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, stream.device);
+  return bytes;
+}
+
 // The block's dynamic shared memory.
 template <class T>
 __device__ __forceinline__ T* dynamic_shared() {
