@@ -71,3 +71,15 @@ def dense_networks(template: nn.Module, loss: Any, layouts: list[Layout]) -> Den
                 return None
             numbers += [module.in_features, module.out_features, *(starts[n] for n in names)]
     return DenseNetworks(numbers, loss)
+
+
+@torch.library.register_fake("fractalkern::dense_outputs")
+def _outputs_fake(x: Tensor, parameters: Tensor, layout: list[int]) -> Tensor:
+    return parameters.new_empty(parameters.shape[0], x.shape[-2], layout[-3])
+
+
+@torch.library.register_fake("fractalkern::dense_gradients")
+def _gradients_fake(
+    x: Tensor, y: Tensor, parameters: Tensor, gradients: Tensor, layout: list[int], loss: int
+) -> Tensor:
+    return parameters.new_empty(parameters.shape[0])

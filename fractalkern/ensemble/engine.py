@@ -53,7 +53,7 @@ class Ensemble:
         device: where to train.
         width: runs a batched call; by default chosen by memory.
         chunk: runs that are in memory at a time; by default as many as fit.
-        compile: pass the batched call through torch.compile.
+        compile: pass the batched call through torch.compile, to the named backend if a name.
         kernel: "vmap" for any model; "dense" for plain ReLU networks (`ensemble.dense`), many times
             as fast; None for "dense" where it fits.
 
@@ -84,7 +84,7 @@ class Ensemble:
         device: torch.device | str = "cpu",
         width: int | None = None,
         chunk: int | None = None,
-        compile: bool = False,
+        compile: bool | str = False,
         kernel: str | None = None,
     ) -> None:
         if runs is None and seeds is None:
