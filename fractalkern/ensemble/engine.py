@@ -126,6 +126,7 @@ class Ensemble:
                 f"{OP}: kernel must be 'vmap' but for a Sequential of Linear and ReLU layers with "
                 f"one optimiser and a loss of fractalkern.ensemble, got 'dense'"
             )
+        self._kernel, self._dense = kernel, dense
         gradients = Gradients(self._template, loss, compile)
         self.rules = Rules(self.seeds, self.device, gradients, dense, penalty, schedule, clip)
 
@@ -263,9 +264,16 @@ class Ensemble:
     def _prepare(self, data: Data) -> None:
         data.check(self.runs)
         data.to(self.device)
-        dense = self.rules.dense
+        dense = self._dense
         if dense is not None and not dense.fits(data.sample(), data.shared):
-            self.rules = replace(self.rules, dense=None)
+            if self._kernel == "dense":
+                raise InputError(
+                    f"{OP}: data must be float32 points [N, d] and a target for each, float32 or, "
+                    f"for CrossEntropy, int64, if kernel is 'dense', "
+                    f"got {[(list(t.shape), t.dtype) for t in data.tensors]}"
+                )
+            dense = None
+        self.rules = replace(self.rules, dense=dense)
 
     def _chunks(self, chosen: list[int], data: Data) -> tuple[int, list[list[int]]]:
         """The width of a block, and the runs of each chunk."""
