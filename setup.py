@@ -86,18 +86,9 @@ def compile_cuda(nvcc: Path) -> tuple[list[str], list[str]]:
     def compile_one(source: Path) -> str:
         target = CUDA_BUILD / f"{source.stem}.o"
         log, stamp = target.with_suffix(".ptxas.txt"), target.with_suffix(".command.txt")
-        command = [
-            nvcc,
-            *flags,
-            "-MMD",
-            "-MF",
-            target.with_suffix(".d"),
-            "-c",
-            source,
-            "-o",
-            target,
-        ]
-        command = [str(part) for part in command]
+        included = target.with_suffix(".d")
+        parts = [nvcc, *flags, "-MMD", "-MF", included, "-c", source, "-o", target]
+        command = [str(part) for part in parts]
         if (
             stamp.exists()
             and stamp.read_text() == "\n".join(command)
