@@ -269,21 +269,11 @@ __device__ __forceinline__ Mode<T> draw_mode(const Law<T>& law, const RowOf<T, k
 template <class T>
 constexpr int kGroup = 8 / sizeof(T);
 
-// Stores the modes of a group that are the item's own: not `before` it and not `beyond` it.
-__device__ __forceinline__ void store(const Mode<float> (&mode)[2], bool before, bool beyond,
-                                      float* to) {
-  if (!before && !beyond) {
-    *reinterpret_cast<float4*>(to) = {mode[0].real, mode[0].imaginary, mode[1].real,
-                                      mode[1].imaginary};
-  } else if (!before) {
-    to[0] = mode[0].real;
-    to[1] = mode[0].imaginary;
-  } else if (!beyond) {
-    to[2] = mode[1].real;
-    to[3] = mode[1].imaginary;
-  }
+__device__ __forceinline__ void store(const Mode<float> (&mode)[2], float* to) {
+  *reinterpret_cast<float4*>(to) = {mode[0].real, mode[0].imaginary, mode[1].real,
+                                    mode[1].imaginary};
 }
-__device__ __forceinline__ void store(const Mode<double> (&mode)[1], bool, bool, double* to) {
+__device__ __forceinline__ void store(const Mode<double> (&mode)[1], double* to) {
   *reinterpret_cast<double2*>(to) = {mode[0].real, mode[0].imaginary};
 }
 
@@ -346,6 +336,9 @@ __global__ void __launch_bounds__(kThreads)
   uint32_t row = column < 0 ? 0 : static_cast<uint32_t>(column) / law.columns;
   column -= static_cast<int32_t>(row * law.columns);
   const auto columns = static_cast<int32_t>(law.columns);
+  const int own_begin = begin < 0 ? 1 : 0;  // modes of the item, counted from the first group
+  const int own_end = static_cast<int>(end - begin);
+  T* to = out + 2 * (number * law.modes + begin + thread * kModes);
   T sum = 0;
   for (int group = thread; group < groups; group += static_cast<int>(blockDim.x)) {
     Mode<T> mode[kModes];
@@ -361,9 +354,18 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
     if constexpr (kPass == Pass::kWrite) {
-      const int64_t position = begin + int64_t{group} * kModes;
-      store(mode, position<0, position + kModes> law.modes,
-            out + 2 * (number * law.modes + position));
+      const int position = group * kModes;
+      if (position >= own_begin && position + kModes <= own_end) {
+        store(mode, to);
+      } else {
+        FRACTALKERN_UNROLL
+        for (int i = 0; i < kModes; ++i) {
+          if (position + i < own_begin || position + i >= own_end) continue;
+          to[2 * i] = mode[i].real;
+          to[2 * i + 1] = mode[i].imaginary;
+        }
+      }
+      to += 2 * kModes * static_cast<int>(blockDim.x);
     }
     row += law.step_rows;
     column += static_cast<int32_t>(law.step_columns);

@@ -1,5 +1,6 @@
 // fractal_noise in CUDA, run on the CPU, beside the CPU kernel: the same modes to rounding, bits
 // that do not depend on the schedule or the batch, exact symmetry.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -36,18 +37,17 @@ std::vector<double> amplitudes(const NoiseProblem& problem, const std::vector<do
   plain.normalize = Normalize::kNone;
   const std::vector<double> unscaled = noise_of_cpu<double>(plain, 2);
   plain.spectrum = Spectrum::kPhase;
-  std::vector<double> result = noise_of_cpu<double>(plain, 2);
-  const int64_t values = 2 * modes_of(problem.size);
-  for (int64_t i = 0; i < static_cast<int64_t>(result.size()); i += 2) {
-    // The factor of the item, from its largest mode.
-    const int64_t first = i / values * values;
-    if (i == first) {
-      int64_t largest = first;
-      for (int64_t j = first; j < first + values; j += 2)
-        if (modulus(&unscaled[j]) > modulus(&unscaled[largest])) largest = j;
-      result[first + 1] = modulus(&scaled[largest]) / modulus(&unscaled[largest]);
-    }
-    result[i] = i == first ? 0 : modulus(&result[i]) * result[first + 1];
+  const std::vector<double> phases = noise_of_cpu<double>(plain, 2);
+  std::vector<double> result(phases.size());
+  const std::size_t values = 2 * modes_of(problem.size);
+  for (std::size_t first = 0; first < result.size(); first += values) {
+    std::size_t largest = first;
+    for (std::size_t i = first; i < first + values; i += 2)
+      if (modulus(&unscaled[i]) > modulus(&unscaled[largest])) largest = i;
+    if (unscaled[largest] == 0) continue;
+    const double factor = modulus(&scaled[largest]) / modulus(&unscaled[largest]);
+    for (std::size_t i = first; i < first + values; i += 2)
+      result[i] = factor * modulus(&phases[i]);
   }
   return result;
 }
