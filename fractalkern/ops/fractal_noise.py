@@ -82,7 +82,7 @@ def fractal_noise(
             `out`, else torch's default.
         device: where the field is drawn and stays; None: that of `out`, else the CPU.
         out: `[*batch, *size]`, written and returned.
-        backend: "native" or "reference"; None: the enclosing `use_backend`, else native.
+        backend: "native", "reference" or "triton"; None: that of `use_backend`, else native.
 
     Returns:
         `[*batch, *size]`. Differentiable in `beta`.
@@ -141,7 +141,11 @@ def fractal_noise(
     else:
         signed = number - 2**64 if number >= 2**63 else number
         native = (*arguments[:3], signed, *arguments[4:], dtype == torch.float64)
-        half = torch.view_as_complex(torch.ops.fractalkern.fractal_noise_spectrum(*native))
+        ops = torch.ops.fractalkern
+        draw = ops.fractal_noise_spectrum
+        if name == "triton":
+            draw = ops.fractal_noise_spectrum_triton
+        half = torch.view_as_complex(draw(*native))
         if out is not None and out.dtype in (torch.float32, torch.float64) and out.is_contiguous():
             in_place = out.view(len(betas), *sizes)
         axes = tuple(range(1, len(sizes) + 1))
@@ -282,7 +286,7 @@ def _placement(
 
 
 @torch.library.register_fake("fractalkern::fractal_noise_spectrum")
-def _fake(
+def empty_spectrum(
     beta: Tensor,
     size: list[int],
     step: list[float],
@@ -294,6 +298,7 @@ def _fake(
     normalize: str,
     float64: bool,
 ) -> Tensor:
+    """The op's result, uninitialised."""
     dtype = torch.float64 if float64 else torch.float32
     return beta.new_empty([beta.shape[0], *size[:-1], size[-1] // 2 + 1, 2], dtype=dtype)
 
@@ -313,12 +318,13 @@ def _fake_words(counter: Tensor, key: Tensor) -> Tensor:
     return torch.empty_like(counter)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """What `backward` needs."""
     beta, ctx.size, ctx.step, _, _, ctx.k_min, ctx.k_max, _, ctx.normalize, _ = inputs
     ctx.save_for_backward(beta, output)
 
 
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """d modes / d beta = -(ln|k| - m)/2 modes, m the mean of ln|k| weighted by the fixed power."""
     beta, modes = ctx.saved_tensors
     k2 = reference.square_frequency(ctx.size, ctx.step).to(modes.device)
@@ -337,5 +343,5 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 
 torch.library.register_autograd(
-    "fractalkern::fractal_noise_spectrum", _backward, setup_context=_setup_context
+    "fractalkern::fractal_noise_spectrum", backward, setup_context=setup_context
 )
