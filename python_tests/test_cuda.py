@@ -263,7 +263,7 @@ def test_bad_input_gives_the_sentences_of_the_cpu(change, message):
 
 
 FIELDS = {
-    "1-D": ((100_003,), {}),
+    "1-D": ((59_049,), {}),
     "2-D": ((257, 130), {}),
     "odd 2-D": ((64, 101), {"normalize": None, "k_min": 0.1}),
     "3-D": ((33, 20, 41), {"normalize": "ensemble"}),
@@ -310,9 +310,9 @@ def test_fields_repeat_and_do_not_depend_on_the_batch():
 
 def test_field_is_written_to_out_and_differentiable_in_beta():
     out = torch.empty(3, 40, 30, device=DEVICE)
-    assert fk.fractal_noise((40, 30), 1.0, seed=2, batch=3, out=out) is out
-    again = fk.fractal_noise((40, 30), 1.0, seed=2, batch=3, device=DEVICE, dtype=torch.float32)
-    assert torch.equal(out, again)
+    options = {"seed": 2, "batch": 3, "device": DEVICE}
+    assert fk.fractal_noise((40, 30), 1.0, out=out, **options) is out
+    assert torch.equal(out, fk.fractal_noise((40, 30), 1.0, dtype=torch.float32, **options))
     gradients = []
     for device in (DEVICE, "cpu"):
         beta = torch.tensor(0.8, dtype=torch.float64, device=device, requires_grad=True)
@@ -345,7 +345,7 @@ def test_genesis_fills_a_model_on_its_device(protocol):
     models[1].load_state_dict(models[0].state_dict())
     for model in models:
         genesis_(model, seed=4, protocol=protocol)
-    for ours, expected in zip(*(model.parameters() for model in models), strict=True):
+    for ours, expected in zip(*(model.state_dict().values() for model in models), strict=True):
         assert ours.device.type == DEVICE.type
         torch.testing.assert_close(
             ours.cpu(), expected, rtol=0, atol=1e-5 * float(expected.abs().max())

@@ -280,6 +280,8 @@ def _placement(
         require_shape(OP, "out", out, tuple(shape), "[*batch, *size]")
         if out.dtype != dtype:
             raise InputTypeError(f"{OP}: out must have the dtype {dtype}, got {out.dtype}")
+        if place.index is None and place.type == out.device.type:
+            place = out.device
         if out.device != place:
             raise InputError(f"{OP}: out must be on the device {place}, got {out.device}")
     return dtype, place
