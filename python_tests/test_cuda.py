@@ -291,6 +291,23 @@ def test_fields_are_those_of_the_cpu(size, options, dtype):
     assert not (error > tolerance).any()
 
 
+@pytest.mark.needs("triton")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_triton_agrees_with_cuda(dtype):
+    for size, options in FIELDS.values():
+        given = {"seed": 7, "dtype": dtype, "device": DEVICE, **options}
+        ours = fk.fractal_noise(size, 1.3, backend="triton", **given)
+        expected = fk.fractal_noise(size, 1.3, **given)
+        largest = expected.abs().max() if expected.numel() else 0.0
+        tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+        torch.testing.assert_close(ours, expected, rtol=0, atol=tolerance * float(largest))
+    for shape, dims in MASKS.values():
+        mask = torch.rand(shape, generator=generator()).to(DEVICE) < 0.03
+        ours = fk.box_count(mask, spatial_dims=dims, backend="triton")
+        expected = fk.box_count(mask.cpu(), spatial_dims=dims)
+        assert torch.equal(ours.per_grid.cpu(), expected.per_grid)
+
+
 def test_fields_have_mean_zero_and_variance_one():
     field = fk.fractal_noise((512, 512), 1.0, seed=1, device=DEVICE, dtype=torch.float32)
     assert float(field.mean().abs()) < 1e-5

@@ -19,8 +19,12 @@ def _half_shape(size: tuple[int, ...]) -> tuple[int, ...]:
     return (*size[:-1], size[-1] // 2 + 1)
 
 
-def _field(size: tuple[int, ...]) -> Tensor:
-    return fk.fractal_noise(size, _BETA, seed=0, device="cuda", dtype=torch.float32)
+def _field(size: tuple[int, ...], backend: str) -> Callable[[], Tensor]:
+    if backend == "triton":
+        import triton  # noqa: F401  # where it is missing there is no row
+
+    options = {"device": "cuda", "dtype": torch.float32, "backend": backend}
+    return lambda: fk.fractal_noise(size, _BETA, seed=0, **options)
 
 
 def _spectrum(size: tuple[int, ...], normalize: str) -> Tensor:
@@ -93,7 +97,10 @@ def _field_case(size: tuple[int, ...]) -> Case:
         f"{'x'.join(map(str, size))}, float32",
         "points/s",
         [
-            Contender("fractal_noise, CUDA", lambda: lambda: _field(size), points, check, "ours"),
+            Contender("fractal_noise, CUDA", lambda: _field(size, "native"), points, check, "ours"),
+            Contender(
+                "fractal_noise, Triton", lambda: _field(size, "triton"), points, check, "ours"
+            ),
             Contender("irfftn alone", lambda: _transform(size), points, role="floor"),
             Contender(
                 "PyTorch, half spectrum", lambda: lambda: _torch_half(size), points, _is_standard

@@ -50,7 +50,7 @@ struct Law {
   int64_t modes;                 // of an item
   bool banded;
   double lowest_square, highest_square;  // of |k|
-  double reference[2];                   // |k|^2 of the mode of amplitude 1: beta <= 0, beta > 0
+  double inverse_reference[2];  // 1 / |k|^2 of the mode of amplitude 1: beta <= 0, beta > 0
   double log2_reference[2];
   bool unscaled;  // amplitudes are |k|^(-beta/2) themselves
   T mean_square;  // of a mode of amplitude 1
@@ -309,7 +309,7 @@ __global__ void __launch_bounds__(kThreads)
 
   // Groups are aligned in memory: of an item that starts within one, the first group has a mode
   // before column 0.
-  const int shift = static_cast<int>(number * law.modes % kModes);
+  const int shift = kPass == Pass::kWrite ? static_cast<int>(number * law.modes % kModes) : 0;
   const int64_t begin = tile % law.tiles * law.tile_modes - shift;
   const int64_t end = begin + law.tile_modes < law.modes ? begin + law.tile_modes : law.modes;
   const int64_t first_row = begin < 0 ? 0 : begin / law.columns;
@@ -318,7 +318,7 @@ __global__ void __launch_bounds__(kThreads)
 
   const double beta = law.beta[number];
   const int sign = beta > 0 ? 1 : 0;
-  const double inverse_reference = 1 / law.reference[sign];
+  const double inverse_reference = law.inverse_reference[sign];
   Item<T> item;
   cuda::noise_key(law.seed, drawn_item, 0, item.key);
   item.last_square = static_cast<T>(law.last_square * inverse_reference);
@@ -465,8 +465,9 @@ Law<T> law_of(const FractalNoiseArgs<T>& args) {
   law.lowest_square = band.lowest_square;
   law.highest_square = band.highest_square;
   for (int sign = 0; sign < 2; ++sign) {
-    law.reference[sign] = reference_square(args, sign);
-    law.log2_reference[sign] = std::log2(law.reference[sign]);
+    const double reference = reference_square(args, sign);
+    law.inverse_reference[sign] = 1 / reference;
+    law.log2_reference[sign] = std::log2(reference);
   }
   law.unscaled = args.normalize == Normalize::kNone;
   law.mean_square = static_cast<T>(args.spectrum == Spectrum::kGenesis ? 0.5 : 1.0);

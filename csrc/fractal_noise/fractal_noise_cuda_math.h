@@ -1,7 +1,6 @@
-// The arithmetic of fractal_noise on a CUDA device. float64 takes the polynomials of the CPU.
-// float32 takes the special-function units, whose errors PTX states: a mode is then within 2e-6 of
-// the CPU's for |k| that span a factor of 2^12, most of it from the rounding of log2, which the CPU
-// has too.
+// The arithmetic of fractal_noise on a CUDA device. float64 takes the polynomials of the CPU,
+// float32 the special-function units, whose errors PTX states: for beta = 1 and |k| that span a
+// factor of 2^12 a mode's amplitude is then within 2e-6 of the CPU's, and so is its random number.
 #pragma once
 
 #include <bit>
@@ -69,9 +68,12 @@ FRACTALKERN_MATH float square_root(float x) { return special_sqrt(x); }
 
 namespace fractalkern::cuda {
 
+// Where q is beyond float's normal numbers, its nearest one takes its place: an infinite logarithm
+// times a slope of 0 would be NaN.
 template <>
 FRACTALKERN_MATH float power_law(float q, float slope) {
-  return special_exp2(special_log2(q) * slope);
+  const float log2 = fmaxf(fminf(special_log2(q), 128.0f), -126.0f);
+  return special_exp2(log2 * slope);
 }
 
 // Near 1 the unit's error would be larger than the logarithm: there its series, to 1.2e-8.

@@ -112,6 +112,14 @@ void test_bits_do_not_depend_on_schedule_or_batch() {
   }
 }
 
+void test_equal_items_are_equal() {
+  for (const auto& size : kSizes) {
+    const auto out = noise_of_cuda<float>({.size = size, .beta = {1, 1}, .common_noise = true});
+    const std::size_t half = out.size() / 2;
+    CHECK(std::memcmp(out.data(), out.data() + half, half * sizeof(float)) == 0, size[0]);
+  }
+}
+
 // Uniform numbers near 1, whose logarithms lose their digits first.
 void test_the_smallest_radii() {
   const NoiseProblem problem{.size = {1 << 18}, .beta = {0}};
@@ -128,6 +136,22 @@ void test_the_smallest_radii() {
   CHECK(smallest < 1e-2 * largest);
 }
 
+// Axes so unequal that |k|^2 overflows a float relative to the smallest one: white noise stays
+// white.
+void test_steps_beyond_the_range_of_float() {
+  const NoiseProblem problem{.size = {6, 5}, .normalize = Normalize::kEnsemble, .beta = {0}};
+  for (const double small : {1e-25, 1e-15}) {
+    std::vector<float> out;
+    FractalNoiseArgs<float> args = noise_args(problem, out);
+    args.step[0] = small;
+    std::vector<std::vector<double>> memory;
+    fractal_noise_cuda(args, {0, nullptr, [&](int64_t bytes) -> void* {
+                                return memory.emplace_back((bytes + 7) / 8).data();
+                              }});
+    for (const float value : out) CHECK(std::isfinite(value), small, value);
+  }
+}
+
 }  // namespace
 }  // namespace fractalkern::testing
 
@@ -137,6 +161,8 @@ int main() {
   test_bands_batches_and_common_noise();
   test_bits_do_not_depend_on_schedule_or_batch<float>();
   test_bits_do_not_depend_on_schedule_or_batch<double>();
+  test_equal_items_are_equal();
   test_the_smallest_radii();
+  test_steps_beyond_the_range_of_float();
   return testing_result();
 }

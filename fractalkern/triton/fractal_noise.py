@@ -221,7 +221,8 @@ def _draw(
     if BANDED:
         square = _square(column, mode1, mode2, mode3, mode4, band + 2, AXES)
         drawn = drawn & (square >= tl.load(band)) & (square <= tl.load(band + 1))
-    amplitude = tl.where(drawn, tl.exp2(tl.log2(tl.where(drawn, q, 1.0)) * slope) * gain, 0.0)
+    log2 = tl.log2(tl.where(drawn, tl.minimum(q, 1e38), 1.0))
+    amplitude = tl.where(drawn, tl.exp2(log2 * slope) * gain, 0.0)
     weight = tl.where(plane, 1.0, 2.0).to(slope.dtype)
     if PASS == _EXPECTED:
         total = tl.sum(weight * amplitude * amplitude) * mean_square
