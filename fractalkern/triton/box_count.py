@@ -50,7 +50,8 @@ def _merge(
 ):
     index = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     box = index // inner % count
-    row = index // (inner * count) * length  # in units of `inner`
+    # In units of `inner`; a product of two arguments could overflow 32 bits.
+    row = index // inner // count * length
     first = box * factor - origin
     column = tl.arange(0, COLUMNS)
     found = tl.zeros([ROWS, COLUMNS], tl.int32)
