@@ -6,6 +6,8 @@ import os
 from bench import (
     bench_box_count,
     bench_box_mass,
+    bench_dimension,
+    bench_ensemble,
     bench_fractal_noise,
     bench_power_iteration,
     bench_train_sweep,
@@ -17,8 +19,10 @@ MODULES = (
     bench_train_sweep,
     bench_box_count,
     bench_box_mass,
+    bench_dimension,
     bench_fractal_noise,
     bench_power_iteration,
+    bench_ensemble,
 )
 BENCHES = {module.KERNEL: module for module in MODULES}
 

@@ -1,8 +1,10 @@
 """CUDA kernels beside the CPU's: the same counts, labels and sentences on either device."""
 
+import dataclasses
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -376,6 +378,22 @@ def test_opcheck_of_the_spectrum():
         torch.ops.fractalkern.fractal_noise_spectrum.default,
         (betas, [6, 7], [1 / 6, 1 / 7], 3, True, *rest),
     )
+
+
+def test_a_grid_is_trained_on_the_device():
+    pytest.importorskip("safetensors")
+    from fractalkern.experiments.trainability.training import tile_cells, tile_trainer
+    from fractalkern.sweeps.grid import Tile
+
+    config = TrainabilityConfig(resolution=32, steps=40, device="cuda").checked()
+    tile = Tile(0, 0, 32)
+    ours = tile_trainer(config)(tile)
+    expected = tile_trainer(dataclasses.replace(config, device="cpu"))(tile)
+    first, second = tile_cells(config, tile)
+    calm = ((first < 1) & (second < 1)).reshape(32, 32).numpy()
+    assert calm.any()
+    for name in ("value", "final_loss"):
+        np.testing.assert_allclose(ours[name][calm], expected[name][calm], rtol=1e-9)
 
 
 def test_a_kernel_that_is_missing_says_so():

@@ -6,7 +6,9 @@
 // on entry does not matter, and on return it is undefined. FRACTALKERN_MATH are the specifiers of
 // the functions, and the multiply_low() of vectors stands before the inclusion; included once per
 // target, inside namespace fractalkern::FRACTALKERN_ISA (common/each_instruction_set.h), hence no
-// include guard. Needs common/host_device.h.
+// include guard.
+
+#include "common/host_device.h"
 
 namespace fractalkern::FRACTALKERN_ISA {
 

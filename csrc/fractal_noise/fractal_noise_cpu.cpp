@@ -24,7 +24,6 @@
 #include <utility>
 #include <vector>
 
-#include "common/host_device.h"
 #include "common/instruction_set.h"
 #include "common/simd.h"
 #include "fractal_noise/fractal_noise.h"
