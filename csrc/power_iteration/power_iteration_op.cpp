@@ -11,6 +11,7 @@
 
 #include "common/torch_glue.h"
 #include "power_iteration/power_iteration.h"
+#include "power_iteration/power_iteration_math.h"
 
 namespace fractalkern {
 namespace {
@@ -99,23 +100,13 @@ void copy_out(const double* from, int64_t size, const Tensor& to) {
   }
 }
 
-// `value` rounded to T so that a lower bound stays one.
-template <class T>
-T bound(double value, bool lower) {
-  auto rounded = static_cast<T>(value);
-  if (lower && rounded > value) rounded = std::nextafter(rounded, T{0});
-  if (!lower && rounded < value)
-    rounded = std::nextafter(rounded, std::numeric_limits<T>::infinity());
-  return rounded;
-}
-
 template <class T>
 void copy_bounds(const std::vector<SpectralMatrix>& matrices, T* to) {
   const size_t count = matrices.size();
   for (size_t i = 0; i < count; ++i) {
-    to[i] = bound<T>(matrices[i].residual, false);
-    to[count + i] = bound<T>(matrices[i].lower, true);
-    to[2 * count + i] = bound<T>(matrices[i].upper, false);
+    to[i] = rounded_bound<T>(matrices[i].residual, false);
+    to[count + i] = rounded_bound<T>(matrices[i].lower, true);
+    to[2 * count + i] = rounded_bound<T>(matrices[i].upper, false);
   }
 }
 
