@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "common/cuda_stream.h"
+#include "common/host_device.h"
 #include "common/parallel.h"
 
 namespace fractalkern {
@@ -57,6 +58,10 @@ void power_iteration_backward_cpu(const SpectralGradient* gradients, int64_t cou
 // --- on a GPU -----------------------------------------------------------------------------------
 
 enum class SpectralType : int32_t { kFloat, kDouble, kHalf, kBFloat16 };
+
+FRACTALKERN_HOST_DEVICE int64_t bytes_of(SpectralType type) {
+  return type == SpectralType::kDouble ? 8 : type == SpectralType::kFloat ? 4 : 2;
+}
 
 // [stack, rows, columns] on the device, the last axis contiguous; all of it if stack > 1.
 struct SpectralWeight {

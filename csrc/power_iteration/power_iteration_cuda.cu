@@ -39,17 +39,12 @@ struct RecordBatch {
 };
 static_assert(sizeof(RecordBatch) <= 4000);
 
-__device__ int64_t bytes_of_entry(SpectralType type) {
-  return type == SpectralType::kDouble ? 8 : type == SpectralType::kFloat ? 4 : 2;
-}
-
 // A block writes the records of a stack.
 __global__ void store_records(const __grid_constant__ RecordBatch batch, SpectralRecord* records) {
   const RecordOfStack& all = batch.stacks[blockIdx.x];
   for (int64_t i = threadIdx.x; i < all.stack; i += blockDim.x) {
     SpectralRecord one = all.first;
-    one.data =
-        static_cast<const char*>(one.data) + i * one.rows * one.columns * bytes_of_entry(one.type);
+    one.data = static_cast<const char*>(one.data) + i * one.rows * one.columns * bytes_of(one.type);
     one.index += i;
     one.left += i * one.rows;
     one.right += i * one.columns;
@@ -95,10 +90,6 @@ __global__ void __launch_bounds__(kMostThreads)
   }
 }
 
-int64_t entry_bytes(SpectralType type) {
-  return type == SpectralType::kDouble ? 8 : type == SpectralType::kFloat ? 4 : 2;
-}
-
 int64_t workspace_bytes(const SpectralCall& call, int64_t columns, int64_t team, bool small) {
   return SpectralWorkspace(nullptr, columns, basis_size(call, columns), team,
                            needs_column_sums(call), small)
@@ -110,7 +101,7 @@ int64_t shared_bytes_of(const SpectralCall& call, const SpectralWeight& weight) 
   const int64_t entries = weight.rows * weight.columns;
   if (entries == 0) return kOwnBytes;
   if (entries > (int64_t{1} << 20)) return INT64_MAX;
-  const int64_t size = entry_bytes(weight.type);
+  const int64_t size = bytes_of(weight.type);
   const int64_t pitch =
       weight.row_stride == weight.columns ? weight.columns * size : up_to_16(weight.columns * size);
   return kOwnBytes + workspace_bytes(call, weight.columns, 1, true) + up_to_16(weight.columns * 8) +
@@ -136,7 +127,7 @@ class Records {
         small_entries_ = std::max(small_entries_, w.rows * w.columns);
         small_count_ += w.stack;
       } else {
-        const int64_t size = w.rows * w.columns * entry_bytes(w.type);
+        const int64_t size = w.rows * w.columns * bytes_of(w.type);
         for (int64_t s = 0; s < w.stack; ++s) {
           large_.push_back({record, 1, static_cast<int64_t>(large_.size())});
           bytes.push_back(size);

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "power_iteration/power_iteration.h"
+#include "power_iteration/power_iteration_cuda_numbers.h"
 #include "power_iteration/power_iteration_cuda_sweep.h"
 #include "power_iteration/power_iteration_math.h"
 
@@ -95,18 +96,6 @@ struct SpectralShared {
   double theta;
   int best_size;
 };
-
-__device__ __forceinline__ void store_number(void* to, int64_t at, double value, bool wide) {
-  if (wide) {
-    static_cast<double*>(to)[at] = value;
-  } else {
-    static_cast<float*>(to)[at] = static_cast<float>(value);
-  }
-}
-
-__device__ __forceinline__ double load_number(const void* from, int64_t at, bool wide) {
-  return wide ? static_cast<const double*>(from)[at] : static_cast<const float*>(from)[at];
-}
 
 // Where a block works: memory of its own and of its team, the same for a small matrix.
 struct SpectralMemory {
@@ -290,7 +279,7 @@ class SpectralSolver {
   }
 
   // z = W^T W v of the block's rows into the team's workspace; |W v|^2.
-  __device__ double pass() {
+  __device__ __noinline__ double pass() {
     C* const to = reinterpret_cast<C*>(work_.products) + team_.rank() * columns_;
     const bool there = place_.z == nullptr;
     C* const z = there ? to : reinterpret_cast<C*>(place_.z);
@@ -322,7 +311,7 @@ class SpectralSolver {
   }
 
   // The pass over v_, in double. False if the numbers left the range.
-  __device__ bool measure() {
+  __device__ __noinline__ bool measure() {
     double* const to = work_.products + team_.rank() * columns_;
     const bool there = place_.z == nullptr || place_.z_bytes < columns_ * 8;
     double* const z = there ? to : reinterpret_cast<double*>(place_.z);
@@ -469,7 +458,7 @@ class SpectralSolver {
   }
 
   // Row k of the projection and basis vector k + 1; false if there is none.
-  __device__ bool add_step(int k, double square) {
+  __device__ __noinline__ bool add_step(int k, double square) {
     const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = threadIdx.x % kWarp;
     const int warps = static_cast<int>(blockDim.x) / kWarp;
     const double* const inverse = shared_.inverse_norms;
@@ -520,7 +509,7 @@ class SpectralSolver {
   }
 
   // v_ = the best vector in the span of the basis.
-  __device__ void take_best(bool exhausted) {
+  __device__ __noinline__ void take_best(bool exhausted) {
     if (threadIdx.x == 0) {
       constexpr double eps = 8 * kEpsilon<C>;
       const bool longer = !exhausted && find_extended(shared_.projection, eps, &shared_.extended);
@@ -547,7 +536,7 @@ class SpectralSolver {
 
   // --- results -----------------------------------------------------------------------------------
 
-  __device__ void finish() {
+  __device__ __noinline__ void finish() {
     const bool wide = call_.wide;
     if (sigma_ > 0)
       for (int64_t i = row_begin_ + threadIdx.x; i < row_end_; i += blockDim.x) {

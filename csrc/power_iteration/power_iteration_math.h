@@ -12,6 +12,7 @@ namespace fractalkern {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 template <class T>
 constexpr T kEpsilon = std::numeric_limits<T>::epsilon();
+constexpr double kLeastNormal = std::numeric_limits<double>::min();
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 FRACTALKERN_HOST_DEVICE double larger(double a, double b) { return a < b ? b : a; }
@@ -61,7 +62,6 @@ FRACTALKERN_HOST_DEVICE double largest_eigenvalue(const Projection& t) {
 FRACTALKERN_HOST_DEVICE void top_eigenvector(const Projection& t, double lambda, double* vector) {
   const int size = t.size;
   double forward[kMaxBasis + 1], backward[kMaxBasis + 1];
-  constexpr double kLeastNormal = std::numeric_limits<double>::min();
   const double least_pivot = larger(lambda * 1e-280, kLeastNormal);
   const auto pivot = [&](int i, double back) {
     const double value = lambda - t.diagonal[i] - back;
@@ -185,10 +185,9 @@ FRACTALKERN_HOST_DEVICE bool in_range(double square, bool narrow) {
 // `value` rounded to T so that a lower bound stays one, or an upper one.
 template <class T>
 FRACTALKERN_HOST_DEVICE T rounded_bound(double value, bool lower) {
-  constexpr T kNone = std::numeric_limits<T>::infinity();
   const auto rounded = static_cast<T>(value);
   if (lower && rounded > value) return std::nextafter(rounded, T{0});
-  if (!lower && rounded < value) return std::nextafter(rounded, kNone);
+  if (!lower && rounded < value) return std::nextafter(rounded, static_cast<T>(kInfinity));
   return rounded;
 }
 
