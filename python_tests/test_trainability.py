@@ -79,7 +79,9 @@ def test_run_folder_holds_what_is_promised(finished):
     environment = json.loads((out / "environment.json").read_text())
     assert {"fractalkern", "torch", "build", "threads", "commit"} <= environment.keys()
     assert settings.from_toml(TrainabilityConfig(), out / "config.toml") == TINY
-    assert f"D = {numbers['dimension']:.3f}" in text
+    assert f"D = {numbers['dimension']:.3f} (the slope of the counts, without an interval)" in text
+    assert text.count("interval:") == 1
+    assert "; no honest interval: it needs at least 64 cells a side" in text
     assert f"{numbers['control_dimension']:.3f}" in text
     assert "fractal.png" in text
     assert "Philox4x32-10 keyed by --seed 0" in text
