@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 from fractalkern.errors import InputError, InputTypeError
 from fractalkern.modules import weights_of
-from fractalkern.ops.power_iteration import gradients_of, raise_input_error
+from fractalkern.ops._power_iteration_grad import (
+    gradients_of,
+    raise_input_error,
+    without_signature,
+)
 
 __all__ = ["SpectralTarget", "spectral_penalty"]
 
@@ -56,7 +60,9 @@ def spectral_penalty(
         if torch.compiler.is_compiling():
             outputs = torch.ops.fractalkern.spectral_penalty(weights, *options)
         else:
-            outputs = _Penalty.apply(*options, *weights)  # type: ignore[no-untyped-call]
+            functorch = torch._C._are_functorch_transforms_active()
+            function = _Penalty if functorch else _EagerPenalty
+            outputs = function.apply(*options, *weights)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         raise_input_error(error)
     penalty, sigma, _, _, following = outputs
@@ -130,6 +136,9 @@ class _Penalty(torch.autograd.Function):
             return (None,) * (6 + len(weights))
         gradients = gradients_of(_scales(slope, grads[0]), vectors, weights)
         return None, None, None, None, None, None, *gradients
+
+
+_EagerPenalty = without_signature(_Penalty)
 
 
 def _same(weight: Tensor) -> Tensor:
