@@ -374,7 +374,7 @@ def test_damaged_tile_is_named_and_only_it_computed_again(
 def test_tile_size_and_threads_do_not_change_the_results(finished, tmp_path, no_figures):
     threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(1)
+        torch.set_num_threads(3)
         run(dataclasses.replace(TINY, tile_rows=7), tmp_path / "run")
     finally:
         torch.set_num_threads(threads)
