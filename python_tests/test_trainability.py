@@ -1,10 +1,8 @@
 import dataclasses
 import io
 import json
-import multiprocessing
 import os
 import random
-import signal
 import time
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from kills import killing_at, processes, run_until_killed
 from PIL import Image
 
 from fractalkern import memory, train_sweep
@@ -251,30 +250,12 @@ def test_restretch_ranks_each_sign_over_its_range():
     assert restretch(np.array([[5.0]])).shape == (1, 1)
 
 
-# Kills. Children are forked from a server that has already imported everything, so that many
-# sittings fit in a few seconds.
-
-
-@pytest.fixture(scope="module")
-def processes():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fractalkern.experiments.trainability.run"])
-    return context
+# Kills.
 
 
 def _sitting(out, log, kill_at=None, pause=0.0):
     """Runs TINY in `out`, logs each computed tile, and kills itself at the given event."""
-    events = 0
-
-    def counted(function):
-        def call(*arguments, **options):
-            nonlocal events
-            events += 1
-            if events == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*arguments, **options)
-
-        return call
+    counted = killing_at(kill_at)
 
     def logged(*arguments, **options):
         with open(log, "a") as file:
@@ -295,17 +276,12 @@ def _recorded(out):
         return store.finished()
 
 
-def test_killed_at_any_write_it_goes_on_to_the_same_bytes(
-    tmp_path, processes, finished, no_figures
-):
+def test_killed_at_any_write_it_goes_on_to_the_same_bytes(tmp_path, finished, no_figures):
     out, log = tmp_path / "run", tmp_path / "log"
     finished_before, kills = set(), 0
     # Every write of a sitting's beginning and of its first tiles, then some later ones.
     for kill_at in [*range(1, 14), 22, 35]:
-        child = processes.Process(target=_sitting, args=(str(out), str(log), kill_at))
-        child.start()
-        child.join(60)
-        assert child.exitcode == -signal.SIGKILL
+        run_until_killed(_sitting, str(out), str(log), kill_at)
         kills += 1
         if out.exists():
             now = _recorded(out)
@@ -322,13 +298,11 @@ def test_killed_at_any_write_it_goes_on_to_the_same_bytes(
     assert in_children <= len(finished_before) + kills
 
 
-def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(
-    tmp_path, processes, finished, no_figures
-):
+def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(tmp_path, finished, no_figures):
     out, log = tmp_path / "run", tmp_path / "log"
     moments, counts = random.Random(0), []
     for _ in range(8):
-        child = processes.Process(target=_sitting, args=(str(out), str(log), None, 0.03))
+        child = processes().Process(target=_sitting, args=(str(out), str(log), None, 0.03))
         child.start()
         while not log.exists():  # until the first sitting is computing
             time.sleep(0.001)

@@ -2,9 +2,7 @@ import dataclasses
 import itertools
 import json
 import math
-import multiprocessing
 import os
-import signal
 import statistics
 from functools import partial
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from kills import killing_at, run_until_killed
 from PIL import Image
 
 from fractalkern.cli import main
@@ -358,17 +357,7 @@ def test_a_view_without_boundary_ends_at_once(tmp_path, no_figures):
 
 
 def _sitting(out, kill_at):
-    events = 0
-    replace = os.replace
-
-    def counted(*arguments, **options):
-        nonlocal events
-        events += 1
-        if events == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return replace(*arguments, **options)
-
-    os.replace = counted
+    os.replace = killing_at(kill_at)(os.replace)
     measure_module.estimate_dimension = partial(estimate_dimension, null=None)
     run_module.figures.overview = lambda *_: b""
     run(TINY, Path(out))
@@ -376,12 +365,8 @@ def _sitting(out, kill_at):
 
 def test_killed_it_goes_on_to_the_same_bytes(finished, tmp_path, no_figures):
     out, counts = tmp_path / "run", []
-    context = multiprocessing.get_context("forkserver")
     for kill_at in (5, 7, 9, 12):
-        child = context.Process(target=_sitting, args=(str(out), kill_at))
-        child.start()
-        child.join(60)
-        assert child.exitcode == -signal.SIGKILL
+        run_until_killed(_sitting, str(out), kill_at)
         with Store(out, "zoom", run_module._identity(TINY)) as store:
             assert store.damaged == []
             counts.append(len(store.finished()))
