@@ -219,21 +219,6 @@ def gradients_of(grad: Tensor, vectors: Tensor, weights: Sequence[Tensor]) -> An
     return _gradients(grad, vectors, weights)
 
 
-def without_signature(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
-    """`function` for eager mode, where `apply` of one with a setup_context inspects its signature.
-
-    That would cost each call about as much as a small list takes in all.
-    """
-
-    def forward(ctx: Any, *inputs: Any) -> Any:
-        outputs = function.forward(*inputs)
-        function.setup_context(ctx, inputs, outputs)
-        return outputs
-
-    members = {"forward": staticmethod(forward), "backward": staticmethod(function.backward)}
-    return type(f"{function.__name__}Eager", (torch.autograd.Function,), members)
-
-
 class _Sigma(torch.autograd.Function):
     """The op with its derivative for eager mode and torch.func."""
 
@@ -262,7 +247,21 @@ class _Sigma(torch.autograd.Function):
         return _vmap_as(call, info, (in_dims[6:], in_dims[0]), inputs[6:], *inputs[:6])
 
 
-_EagerSigma = without_signature(_Sigma)
+class _EagerSigma(torch.autograd.Function):
+    """The same for eager mode.
+
+    `apply` of a function with a setup_context inspects its signature, which would take a small list
+    about as long as everything else.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Any:  # type: ignore[override]
+        """The op's outputs for its inputs, the weights last."""
+        outputs = _Sigma.forward(*inputs)
+        _Sigma.setup_context(ctx, inputs, outputs)
+        return outputs
+
+    backward = staticmethod(_Sigma.backward)
 
 
 def call_reference(weights: list[Tensor], start: Tensor | None, *options: Any) -> Outputs:
