@@ -159,7 +159,9 @@ def test_frames_with_an_interval_are_fitted_together(tmp_path):
     assert content["joint_fit"] == pytest.approx(dataclasses.asdict(expected))
     assert content["no_joint_fit_because"] is None
     assert "D, all frames together: 1.400, 95 % interval 0.903 to 1.897" in text
-    assert "they differ by 0.194 beyond their errors (p = 0.000 for one dimension)" in text
+    assert (
+        "they differ by 0.194 beyond their errors (p = 0.000 under one dimension for all)" in text
+    )
     assert "from the 3 frames that have an interval of their own" in text
 
 

@@ -156,7 +156,7 @@ def _joint_line(joint: ZoomFit | str) -> str:
     return (
         f"D, all frames together: {joint.dimension:.3f}, {100 * joint.level:g} % interval "
         f"{joint.ci_low:.3f} to {joint.ci_high:.3f}; they differ by {joint.spread:.3f} beyond "
-        f"their errors (p = {joint.heterogeneity_p:.3f} for one dimension); from the "
+        f"their errors (p = {joint.heterogeneity_p:.3f} under one dimension for all); from the "
         f"{joint.frames} frames that have an interval of their own, taken as independent"
     )
 

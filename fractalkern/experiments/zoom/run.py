@@ -70,7 +70,8 @@ def run(config: ZoomConfig, out: Path) -> str:
     config.toml       all settings
     environment.json  versions, instruction set, threads, commit of the last sitting
     frames/           pathPP-levelLLL.safetensors: value, converged `[N, N]`, axis0, axis1 `[N]`
-    results.json      each frame's window, dimension and test for rounding; the table over levels
+    results.json      each frame's window, dimension and test for rounding; the table over levels,
+                      and one dimension for all frames, or why there is none
     zoom.png          the first path's frames, and dimension against width
     tiles/, state.sqlite, .lock    see `sweeps.store`
 
