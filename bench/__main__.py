@@ -6,6 +6,7 @@ import os
 from bench import (
     bench_box_count,
     bench_box_mass,
+    bench_dimension,
     bench_fractal_noise,
     bench_power_iteration,
     bench_train_sweep,
@@ -17,6 +18,7 @@ MODULES = (
     bench_train_sweep,
     bench_box_count,
     bench_box_mass,
+    bench_dimension,
     bench_fractal_noise,
     bench_power_iteration,
 )

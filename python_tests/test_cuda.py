@@ -1,7 +1,9 @@
 """CUDA kernels beside the CPU's: the same counts, labels and sentences on either device."""
 
+import dataclasses
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -258,6 +260,22 @@ def test_bad_input_gives_the_sentences_of_the_cpu(change, message):
     change(arguments, options)
     with pytest.raises(fk.InputError, match=f"^train_sweep: {message}"):
         fk.train_sweep(*arguments, **options)
+
+
+def test_a_grid_is_trained_on_the_device():
+    pytest.importorskip("safetensors")
+    from fractalkern.experiments.trainability.training import tile_cells, tile_trainer
+    from fractalkern.sweeps.grid import Tile
+
+    config = TrainabilityConfig(resolution=32, steps=40, device="cuda").checked()
+    tile = Tile(0, 0, 32)
+    ours = tile_trainer(config)(tile)
+    expected = tile_trainer(dataclasses.replace(config, device="cpu"))(tile)
+    first, second = tile_cells(config, tile)
+    calm = ((first < 1) & (second < 1)).reshape(32, 32).numpy()
+    assert calm.any()
+    for name in ("value", "final_loss"):
+        np.testing.assert_allclose(ours[name][calm], expected[name][calm], rtol=1e-9)
 
 
 def test_a_kernel_that_is_missing_says_so():

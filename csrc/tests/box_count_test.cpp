@@ -9,21 +9,13 @@
 #include <string>
 #include <vector>
 
+#include "tests/grids.h"
 #include "tests/testing.h"
 
 namespace fractalkern::testing {
 namespace {
 
 constexpr int kProblems = 300;
-
-// Walks the indices below `limits` in row-major order; false after the last one.
-bool advance(std::vector<int64_t>& index, const std::vector<int64_t>& limits) {
-  for (size_t k = index.size(); k-- > 0;) {
-    if (++index[k] < limits[k]) return true;
-    index[k] = 0;
-  }
-  return false;
-}
 
 bool counts_as_touched(const BoxCount& p, const uint8_t* mask, const std::vector<int64_t>& start,
                        int64_t size) {
@@ -44,31 +36,20 @@ bool counts_as_touched(const BoxCount& p, const uint8_t* mask, const std::vector
 }
 
 std::vector<int64_t> brute_force(const BoxCount& p) {
-  const auto dims = static_cast<size_t>(p.dims);
+  const std::vector<int64_t> shape(p.shape, p.shape + p.dims);
   int64_t cells = 1;
-  for (size_t k = 0; k < dims; ++k) cells *= p.shape[k];
+  for (const int64_t side : shape) cells *= side;
   std::vector<int64_t> counts;
   for (int64_t item = 0; item < p.batch; ++item) {
     for (int64_t s = 0; s < p.size_count; ++s) {
       const int64_t size = p.sizes[s];
-      std::vector<int64_t> origins;
-      const int64_t steps = p.offsets == 0 ? size : p.offsets;
-      for (int64_t j = 0; j < steps; ++j)
-        if (origins.empty() || origins.back() != j * size / steps)
-          origins.push_back(j * size / steps);
-      std::vector<int64_t> grid(dims), grids(dims, static_cast<int64_t>(origins.size()));
-      do {
-        std::vector<int64_t> box(dims), boxes(dims), start(dims);
-        for (size_t k = 0; k < dims; ++k)
-          boxes[k] = (p.shape[k] + origins[static_cast<size_t>(grid[k])] + size - 1) / size;
+      for_each_grid(shape.size(), size, p.offsets, [&](const std::vector<int64_t>& origin) {
         int64_t count = 0;
-        do {
-          for (size_t k = 0; k < dims; ++k)
-            start[k] = box[k] * size - origins[static_cast<size_t>(grid[k])];
+        for_each_box(shape, origin, size, [&](const std::vector<int64_t>& start) {
           count += counts_as_touched(p, p.mask + item * cells, start, size);
-        } while (advance(box, boxes));
+        });
         counts.push_back(count);
-      } while (advance(grid, grids));
+      });
     }
   }
   return counts;

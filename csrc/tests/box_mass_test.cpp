@@ -8,21 +8,13 @@
 #include <string>
 #include <vector>
 
+#include "tests/grids.h"
 #include "tests/testing.h"
 
 namespace fractalkern::testing {
 namespace {
 
 constexpr int kProblems = 300;
-
-// Walks the indices below `limits` in row-major order; false after the last one.
-bool advance(std::vector<int64_t>& index, const std::vector<int64_t>& limits) {
-  for (size_t k = index.size(); k-- > 0;) {
-    if (++index[k] < limits[k]) return true;
-    index[k] = 0;
-  }
-  return false;
-}
 
 struct Problem {
   WeightType type;
@@ -83,27 +75,13 @@ struct Problem {
 
 std::vector<int64_t> masses_by_hand(const Problem& p) {
   std::vector<int64_t> masses;
-  const size_t dims = p.shape.size();
-  for (int64_t item = 0; item < p.batch; ++item) {
-    for (const int64_t size : p.sizes) {
-      std::vector<int64_t> origins;
-      const int64_t steps = p.offsets == 0 ? size : p.offsets;
-      for (int64_t j = 0; j < steps; ++j)
-        if (origins.empty() || origins.back() != j * size / steps)
-          origins.push_back(j * size / steps);
-      std::vector<int64_t> grid(dims), grids(dims, static_cast<int64_t>(origins.size()));
-      do {
-        std::vector<int64_t> box(dims), boxes(dims), start(dims);
-        for (size_t k = 0; k < dims; ++k)
-          boxes[k] = (p.shape[k] + origins[static_cast<size_t>(grid[k])] + size - 1) / size;
-        do {
-          for (size_t k = 0; k < dims; ++k)
-            start[k] = box[k] * size - origins[static_cast<size_t>(grid[k])];
+  for (int64_t item = 0; item < p.batch; ++item)
+    for (const int64_t size : p.sizes)
+      for_each_grid(p.shape.size(), size, p.offsets, [&](const std::vector<int64_t>& origin) {
+        for_each_box(p.shape, origin, size, [&](const std::vector<int64_t>& start) {
           masses.push_back(p.mass(item, start, size));
-        } while (advance(box, boxes));
-      } while (advance(grid, grids));
-    }
-  }
+        });
+      });
   return masses;
 }
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:  # the store's packages are not needed to train
     from fractalkern.sweeps.store import Arrays
 
 # Floating-point operations and networks of one call of train_sweep; fewer would idle the cores.
-_WORK_PER_CALL, _LEAST_PER_CALL = 5 * 10**10, 128
+_WORK_PER_CALL = {"cpu": 5 * 10**10, "cuda": 10**13}
+_LEAST_PER_CALL = {"cpu": 128, "cuda": 2**14}
 _RESULTS = ("value", "converged", "final_loss", "steps_run")
 
 
@@ -43,14 +44,15 @@ def cell_trainer(config: TrainabilityConfig) -> Callable[[Tensor, Tensor], "Arra
 
     It gives value, converged, final_loss, steps_run `[P]`.
     """
-    data = shared(config)
+    data = shared(config).to(config.device)
 
     # An interrupt is heard between calls: about half a second apart, whatever a tile takes.
     work = config.steps * config.data_rows * 4 * config.width**2
-    size = max(_LEAST_PER_CALL, _WORK_PER_CALL // work)
+    size = max(_LEAST_PER_CALL[config.device], _WORK_PER_CALL[config.device] // work)
 
     def compute(first: Tensor, second: Tensor) -> "Arrays":
-        (x, y, w0, w1, lr0, lr1), options = sweep_arguments(config, data, first, second)
+        cells_of = (axis.to(config.device) for axis in (first, second))
+        (x, y, w0, w1, lr0, lr1), options = sweep_arguments(config, data, *cells_of)
         offset = options.pop("offset")
         parts = []
         for start in range(0, len(lr0), size):
@@ -59,7 +61,8 @@ def cell_trainer(config: TrainabilityConfig) -> Callable[[Tensor, Tensor], "Arra
             rates = lr0[cells], lr1[cells]
             parts.append(train_sweep(x, y, w0, w1, *rates, offset=part, **options))
         return {
-            name: torch.cat([getattr(part, name) for part in parts]).numpy() for name in _RESULTS
+            name: torch.cat([getattr(part, name) for part in parts]).cpu().numpy()
+            for name in _RESULTS
         }
 
     return compute
