@@ -27,7 +27,7 @@ class Team {
   __device__ __forceinline__ int size() const { return size_; }
 
   // Until every thread of every block of the team is here; all see what the others wrote.
-  __device__ void sync() {
+  __device__ __noinline__ void sync() {
     __syncthreads();
     if (size_ == 1) return;
     expected_ += static_cast<unsigned>(size_);
@@ -63,7 +63,7 @@ __device__ __forceinline__ double warp_maximum(double value) {
 }
 
 // The sum over the block's threads, whole warps, for all of them. `slots`: a double a warp.
-__device__ __forceinline__ double block_sum(double value, double* slots) {
+__device__ __noinline__ inline double block_sum(double value, double* slots) {
   const double warp = warp_sum(value);
   if (threadIdx.x % kWarp == 0) slots[threadIdx.x / kWarp] = warp;
   __syncthreads();
@@ -73,7 +73,7 @@ __device__ __forceinline__ double block_sum(double value, double* slots) {
   return sum;
 }
 
-__device__ __forceinline__ double block_maximum(double value, double* slots) {
+__device__ __noinline__ inline double block_maximum(double value, double* slots) {
   const double warp = warp_maximum(value);
   if (threadIdx.x % kWarp == 0) slots[threadIdx.x / kWarp] = warp;
   __syncthreads();

@@ -52,41 +52,41 @@ __global__ void store_records(const __grid_constant__ RecordBatch batch, Spectra
   }
 }
 
+// Small matrices are a block's work each. Large ones have memory in `scratch` and a team of the
+// blocks of a launch together, with a counter in `arrivals`; each block takes its team's in turn.
+// One kernel for both, as nearly all of its code is the same.
 __global__ void __launch_bounds__(kMostThreads)
-    solve_small(const __grid_constant__ SpectralCall call, const SpectralRecord* records,
-                int64_t shared_bytes) {
-  const SpectralRecord record = records[blockIdx.x];
-  auto* const memory = dynamic_shared<unsigned char>();
-  const SpectralWorkspace work(memory + kOwnBytes, record.columns, basis_size(call, record.columns),
-                               1, needs_column_sums(call), true);
-  const int64_t taken = kOwnBytes + work.bytes;
-  Team team(0, 1, nullptr);
-  solve(call, record, team,
-        {*reinterpret_cast<SpectralShared*>(memory), memory + taken, shared_bytes - taken,
-         memory + kOwnBytes, true});
-}
-
-__global__ void __launch_bounds__(kMostThreads)
-    solve_large(const __grid_constant__ SpectralCall call, const SpectralRecord* records,
-                int64_t count, unsigned char* scratch, unsigned* arrivals, int64_t shared_bytes) {
+    solve_matrices(const __grid_constant__ SpectralCall call, const SpectralRecord* records,
+                   int64_t count, unsigned char* scratch, unsigned* arrivals,
+                   int64_t shared_bytes) {
+  const bool small = scratch == nullptr;
   const int block = static_cast<int>(blockIdx.x);
   auto* const memory = dynamic_shared<unsigned char>();
-  int64_t next = 0;
-  const auto mine = [&] {
-    while (next < count && (block < records[next].first_block ||
-                            block >= records[next].first_block + records[next].blocks))
+  int64_t next = small ? block : 0;
+  const auto skip_others = [&] {
+    while (!small && next < count &&
+           (block < records[next].first_block ||
+            block >= records[next].first_block + records[next].blocks))
       ++next;
-    return next < count;
   };
-  if (!mine()) return;
-  const int first = records[next].first_block;
-  Team team(block - first, records[next].blocks, arrivals + first);
-  for (; mine(); ++next) {
+  skip_others();
+  if (next >= count) return;
+  const int first = small ? block : records[next].first_block;
+  Team team(block - first, small ? 1 : records[next].blocks, small ? nullptr : arrivals + first);
+  while (next < count) {
     const SpectralRecord record = records[next];
+    int64_t taken = kOwnBytes;
+    if (small)
+      taken += SpectralWorkspace(nullptr, record.columns, basis_size(call, record.columns), 1,
+                                 needs_column_sums(call), true)
+                   .bytes;
     solve(call, record, team,
-          {*reinterpret_cast<SpectralShared*>(memory), memory + kOwnBytes, shared_bytes - kOwnBytes,
-           scratch + record.scratch, false});
+          {*reinterpret_cast<SpectralShared*>(memory), memory + taken, shared_bytes - taken,
+           small ? memory + kOwnBytes : scratch + record.scratch, small});
+    if (small) return;
     __syncthreads();
+    ++next;
+    skip_others();
   }
 }
 
@@ -169,15 +169,18 @@ class Records {
       const int64_t counters = blocks_ * static_cast<int64_t>(sizeof(unsigned));
       auto* const arrivals = static_cast<unsigned*>(stream_.scratch(counters));
       check_cuda(cudaMemsetAsync(arrivals, 0, static_cast<size_t>(counters), native(stream_)), kOp);
-      launch_together(kOp, &solve_large, static_cast<unsigned>(blocks_), shape(kMostThreads),
+      launch_together(kOp, &solve_matrices, static_cast<unsigned>(blocks_), shape(kMostThreads),
                       static_cast<size_t>(limit), stream_, call, records + small_count_,
                       large_count, scratch, arrivals, limit);
     }
     // Few threads wait for each other less, and leave room for more blocks.
-    const int64_t threads = small_entries_ > 16384 ? 512 : small_entries_ > 8192 ? 256 : 128;
+    const int64_t threads = small_entries_ > 16384  ? kMostThreads
+                            : small_entries_ > 8192 ? 256
+                                                    : 128;
     if (small_count_ > 0)
-      launch(kOp, &solve_small, static_cast<unsigned>(small_count_), shape(threads),
-             static_cast<size_t>(small_bytes_), stream_, call, records, small_bytes_);
+      launch(kOp, &solve_matrices, static_cast<unsigned>(small_count_), shape(threads),
+             static_cast<size_t>(small_bytes_), stream_, call, records, small_count_, nullptr,
+             nullptr, small_bytes_);
   }
 
  private:

@@ -97,6 +97,14 @@ struct SpectralShared {
   int best_size;
 };
 
+// Element j of the start, a given one over its largest magnitude; random if that is 0.
+__device__ __noinline__ inline double start_number(const SpectralCall& call,
+                                                   const SpectralRecord& m, int64_t j,
+                                                   double largest) {
+  if (largest > 0) return load_number(call.start, m.right + j, call.start_wide) / largest;
+  return start_element(call.seed, static_cast<uint32_t>(m.index), static_cast<uint32_t>(j));
+}
+
 // Where a block works: memory of its own and of its team, the same for a small matrix.
 struct SpectralMemory {
   SpectralShared& shared;
@@ -136,27 +144,35 @@ __device__ inline void store_none(const SpectralCall& call, const SpectralRecord
 // By one thread: 64 steps of arithmetic with nothing to share.
 __device__ __noinline__ inline void find_top(const Projection& t, double* theta, double* vector) {
   *theta = largest_eigenvalue(t);
-  if (vector != nullptr) top_eigenvector(t, *theta, vector);
+  top_eigenvector(t, *theta, vector);
+}
+
+__device__ __noinline__ inline double find_lanczos_upper(const Projection& t, double component) {
+  return lanczos_upper(largest_eigenvalue(t), t.size, component);
+}
+
+__device__ __noinline__ inline double find_power_upper(double log_norm, double growth,
+                                                       int64_t steps, double component) {
+  return power_upper(log_norm + std::log(growth), steps, component);
 }
 
 __device__ __noinline__ inline bool find_extended(const Projection& t, double eps, Projection* to) {
   return extend(t, eps, to);
 }
 
-// A matrix with entries of type S. Careful: in double, with entries scaled to be near 1.
-template <class S, bool kCareful>
+// With vectors of type C. Careful: with entries scaled to be
+// near 1, so that a sum of squares out of range means a vector in the null space.
+template <class Entries, class C, bool kCareful>
 class SpectralSolver {
  public:
-  static constexpr bool kNarrow = !std::is_same_v<S, double>;
-  using C = std::conditional_t<kNarrow && !kCareful, float, double>;
-
   __device__ SpectralSolver(const SpectralCall& call, const SpectralRecord& record, Team& team,
-                            const SpectralMemory& memory, double scale)
+                            const SpectralMemory& memory, const Entries& entries, double scale)
       : call_(call),
         m_(record),
         team_(team),
         shared_(memory.shared),
         columns_(record.columns),
+        entries_(entries),
         scale_(scale),
         basis_size_(static_cast<int>(basis_size(call, record.columns))),
         work_(memory.team, record.columns, basis_size_, team.size(), needs_column_sums(call),
@@ -167,7 +183,7 @@ class SpectralSolver {
         slice_end_(columns_ * (team.rank() + 1) / team.size()),
         basis_(reinterpret_cast<C*>(work_.basis)),
         place_(columns_, memory),
-        tiles_(static_cast<const S*>(record.data), row_begin_, row_end_, columns_,
+        tiles_(record.data, bytes_of(record.type), row_begin_, row_end_, columns_,
                record.row_stride, memory.own + place_.bytes, memory.own_bytes - place_.bytes),
         v_(place_.v != nullptr ? place_.v
                                : reinterpret_cast<C*>(work_.v + team.rank() * columns_)) {}
@@ -259,23 +275,19 @@ class SpectralSolver {
     given_ = largest > 0;
     double square = 0;
     every_column([&](int64_t j) {
-      const double x = start(j, largest);
+      const double x = start_number(call_, m_, j, largest);
       square += x * x;
     });
     start_norm_ = std::sqrt(block_sum(square, shared_.sweep.slots));
-    every_column([&](int64_t j) { v_[j] = returned(start(j, largest) / start_norm_); });
+    every_column(
+        [&](int64_t j) { v_[j] = returned(start_number(call_, m_, j, largest) / start_norm_); });
     __syncthreads();
     return true;
   }
 
-  __device__ double start(int64_t j, double largest) const {
-    if (given_) return load_number(call_.start, m_.right + j, call_.start_wide) / largest;
-    return start_element(call_.seed, static_cast<uint32_t>(m_.index), static_cast<uint32_t>(j));
-  }
-
   // Rounded as it would be returned.
-  __device__ static C returned(double x) {
-    return static_cast<C>(kNarrow ? static_cast<float>(x) : x);
+  __device__ C returned(double x) const {
+    return static_cast<C>(m_.type == SpectralType::kDouble ? x : static_cast<float>(x));
   }
 
   // z = W^T W v of the block's rows into the team's workspace; |W v|^2.
@@ -284,8 +296,8 @@ class SpectralSolver {
     const bool there = place_.z == nullptr;
     C* const z = there ? to : reinterpret_cast<C*>(place_.z);
     const SweepSums sums =
-        sweep<C, kCareful, false>(tiles_, static_cast<const C*>(v_), z, columns_, scale_,
-                                  static_cast<double*>(nullptr), shared_.sweep, [](int64_t, C) {});
+        sweep<C, false>(entries_, tiles_, static_cast<const C*>(v_), z, columns_,
+                        static_cast<double*>(nullptr), shared_.sweep, [](int64_t, C) {});
     if (!there) every_column([&](int64_t j) { to[j] = z[j]; });
     give(kLeftSquare, sums.left);
     team_.sync();
@@ -317,8 +329,8 @@ class SpectralSolver {
     double* const z = there ? to : reinterpret_cast<double*>(place_.z);
     double* const column_sums =
         needs_column_sums(call_) && given_ ? work_.column_sums + team_.rank() * columns_ : nullptr;
-    const SweepSums sums = sweep<double, kCareful, true>(
-        tiles_, static_cast<const C*>(v_), z, columns_, scale_, column_sums, shared_.sweep,
+    const SweepSums sums = sweep<double, true>(
+        entries_, tiles_, static_cast<const C*>(v_), z, columns_, column_sums, shared_.sweep,
         [&](int64_t row, double y) {
           store_number(call_.vectors, m_.left + row_begin_ + row, y, call_.wide);
         });
@@ -569,15 +581,10 @@ class SpectralSolver {
 
   __device__ double theorem() {
     const double component = least_component(call_.delta, start_norm_);
-    double upper = 0;
-    if (call_.lanczos) {
-      const Projection& cycle = first_ ? shared_.projection : shared_.first_cycle;
-      double theta = 0;
-      find_top(cycle, &theta, nullptr);
-      upper = lanczos_upper(theta, cycle.size, component);
-    } else {
-      upper = power_upper(log_norm_ + std::log(growth_), steps_, component);
-    }
+    const double upper =
+        call_.lanczos
+            ? find_lanczos_upper(first_ ? shared_.projection : shared_.first_cycle, component)
+            : find_power_upper(log_norm_, growth_, steps_, component);
     return widened_for_rounding(upper, columns_, kEpsilon<C>);
   }
 
@@ -599,6 +606,7 @@ class SpectralSolver {
   Team& team_;
   SpectralShared& shared_;
   const int64_t columns_;
+  const Entries entries_;
   const double scale_;
   const int basis_size_;
   const SpectralWorkspace work_;
@@ -606,7 +614,7 @@ class SpectralSolver {
   const int64_t slice_begin_, slice_end_;  // and columns
   C* const basis_;                         // [basis size + 1, columns], divided by no norm yet
   const Place place_;
-  Tiles<S> tiles_;
+  Tiles tiles_;
   C* const v_;  // [columns]
   SpectralMeasure measured_{};
   double sigma_ = 0, residual_ = 0, start_norm_ = 1, largest_square_ = 0;
@@ -617,17 +625,20 @@ class SpectralSolver {
 };
 
 // The largest |entry|, infinity if there is any that is not finite.
-template <class S>
-__device__ double largest_entry(const SpectralRecord& m, Team& team, const SpectralMemory& memory,
-                                double* scalars) {
+__device__ inline double largest_entry(const SpectralRecord& m, Team& team,
+                                       const SpectralMemory& memory, double* scalars) {
+  const ScaledEntries entries{m.type, 1};
   double largest = 0;
   const int64_t begin = m.rows * team.rank() / team.size();
   const int64_t end = m.rows * (team.rank() + 1) / team.size();
-  for (int64_t i = begin; i < end; ++i)
+  for (int64_t i = begin; i < end; ++i) {
+    const auto* row =
+        static_cast<const unsigned char*>(m.data) + i * m.row_stride * bytes_of(m.type);
     for (int64_t j = threadIdx.x; j < m.columns; j += blockDim.x) {
-      const double x = widened(static_cast<const S*>(m.data)[i * m.row_stride + j]);
+      const double x = entries.read<double>(row, j);
       largest = std::isfinite(x) ? larger(largest, std::abs(x)) : kInfinity;
     }
+  }
   const double most = block_maximum(largest, memory.shared.sweep.slots);
   if (threadIdx.x == 0) scalars[team.rank()] = most;
   team.sync();
@@ -636,20 +647,28 @@ __device__ double largest_entry(const SpectralRecord& m, Team& team, const Spect
   return of_all;
 }
 
-template <class S>
-__device__ __noinline__ void solve_as(const SpectralCall& call, const SpectralRecord& m, Team& team,
-                                      const SpectralMemory& memory) {
-  if (SpectralSolver<S, false>(call, m, team, memory, 1).run()) return;
+// Where the numbers of a matrix leave the range of the type that it is worked on in.
+__device__ __noinline__ inline void solve_carefully(const SpectralCall& call,
+                                                    const SpectralRecord& m, Team& team,
+                                                    const SpectralMemory& memory) {
   const SpectralWorkspace work(memory.team, m.columns, basis_size(call, m.columns), team.size(),
                                needs_column_sums(call), memory.small);
-  const double largest =
-      largest_entry<S>(m, team, memory, work.scalars + kLargestEntry * team.size());
+  const double largest = largest_entry(m, team, memory, work.scalars + kLargestEntry * team.size());
   if (!std::isfinite(largest)) return store_none(call, m, team, SpectralStatus::kNonFinite, kNaN);
   if (largest == 0) return store_none(call, m, team, SpectralStatus::kZero, 0);
   int exponent = 0;
   std::frexp(largest, &exponent);
   exponent = exponent < -1021 ? -1021 : exponent > 1021 ? 1021 : exponent;
-  SpectralSolver<S, true>(call, m, team, memory, std::ldexp(1.0, -exponent)).run();
+  const double scale = std::ldexp(1.0, -exponent);
+  SpectralSolver<ScaledEntries, double, true>(call, m, team, memory, {m.type, scale}, scale).run();
+}
+
+template <class S>
+__device__ __noinline__ void solve_as(const SpectralCall& call, const SpectralRecord& m, Team& team,
+                                      const SpectralMemory& memory) {
+  using C = std::conditional_t<std::is_same_v<S, double>, double, float>;
+  using Solver = SpectralSolver<PlainEntries<S>, C, false>;
+  if (!Solver(call, m, team, memory, {}, 1).run()) solve_carefully(call, m, team, memory);
 }
 
 __device__ inline void solve(const SpectralCall& call, const SpectralRecord& m, Team& team,

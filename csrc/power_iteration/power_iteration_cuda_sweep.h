@@ -4,11 +4,12 @@
 
 #include "common/cuda_team.h"
 #include "common/half_precision.h"
+#include "power_iteration/power_iteration.h"
 #include "power_iteration/power_iteration_cuda_tiles.h"
 
 namespace fractalkern {
 
-constexpr int kMostThreads = 512;
+constexpr int kMostThreads = 384;  // with 168 registers each: nothing spills
 constexpr int kMostWarps = kMostThreads / kWarp;
 constexpr int kWarpRows = 4;  // that share a load of v
 
@@ -41,17 +42,56 @@ struct SweepSums {
   double largest_row = 0;  // of sums of |w|
 };
 
-template <class A, bool kScaled, class S>
-__device__ __forceinline__ A entry(const S* row, int64_t column, double scale) {
-  const A value = static_cast<A>(widened(row[column]));
-  return kScaled ? static_cast<A>(value * scale) : value;
-}
+// How a sweep reads entries: of type S, as they are.
+template <class S>
+struct PlainEntries {
+  template <class A>
+  __device__ __forceinline__ A read(const unsigned char* row, int64_t column) const {
+    return static_cast<A>(widened(reinterpret_cast<const S*>(row)[column]));
+  }
+};
+
+// Or of any type, scaled, where that is slow and rare.
+struct ScaledEntries {
+  SpectralType type;
+  double scale;
+
+  template <class A>
+  __device__ __forceinline__ A read(const unsigned char* row, int64_t column) const {
+    switch (type) {
+      case SpectralType::kFloat:
+        return scale * reinterpret_cast<const float*>(row)[column];
+      case SpectralType::kHalf:
+        return scale * widened(reinterpret_cast<const Half*>(row)[column]);
+      case SpectralType::kBFloat16:
+        return scale * widened(reinterpret_cast<const BFloat16*>(row)[column]);
+      default:
+        return scale * reinterpret_cast<const double*>(row)[column];
+    }
+  }
+};
 
 __device__ __forceinline__ double magnitude(double x) { return x < 0 ? -x : x; }
 
+// A warp's sums of its rows: lane l gets that of row l / 8.
+constexpr int kRowLanes = kWarp / kWarpRows;
+
+template <class A>
+__device__ __forceinline__ A sums_of_rows(const A (&rows)[kWarpRows], int lane) {
+  const bool second = (lane & 16) != 0, odd = (lane & 8) != 0;
+  A pair[2];
+  FRACTALKERN_UNROLL
+  for (int i = 0; i < 2; ++i)
+    pair[i] = (second ? rows[i + 2] : rows[i]) +
+              __shfl_xor_sync(kWholeWarp, second ? rows[i] : rows[i + 2], 16);
+  A sum = (odd ? pair[1] : pair[0]) + __shfl_xor_sync(kWholeWarp, odd ? pair[0] : pair[1], 8);
+  for (int step = kRowLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kWholeWarp, sum, step);
+  return sum;
+}
+
 // parts[s (rows rounded up to 4) + r]: the part of row r of W v of the s-th share of the columns.
-template <class A, bool kScaled, bool kMeasure, class S, class V>
-__device__ int multiply_rows(const Tile<S>& tile, const V* v, int64_t columns, double scale,
+template <class A, bool kMeasure, class Entries, class V>
+__device__ int multiply_rows(const Entries& entries, const Tile& tile, const V* v, int64_t columns,
                              SweepShared& shared, SweepSums& sums) {
   const int warps = static_cast<int>(blockDim.x) / kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -63,7 +103,7 @@ __device__ int multiply_rows(const Tile<S>& tile, const V* v, int64_t columns, d
     const int first = unit / shares * kWarpRows, share = unit % shares;
     const int64_t begin = share * span;
     const int64_t end = begin + span < columns ? begin + span : columns;
-    const S* rows[kWarpRows];
+    const unsigned char* rows[kWarpRows];
     A dots[kWarpRows] = {};
     [[maybe_unused]] double magnitudes[kWarpRows] = {};
     FRACTALKERN_UNROLL
@@ -75,7 +115,7 @@ __device__ int multiply_rows(const Tile<S>& tile, const V* v, int64_t columns, d
       const A factor = static_cast<A>(v[j]);
       FRACTALKERN_UNROLL
       for (int r = 0; r < kWarpRows; ++r) {
-        const A w = entry<A, kScaled>(rows[r], j, scale);
+        const A w = entries.template read<A>(rows[r], j);
         dots[r] += w * factor;
         if constexpr (kMeasure) {
           if (first + r < tile.rows) sums.squares += w * w;
@@ -83,15 +123,12 @@ __device__ int multiply_rows(const Tile<S>& tile, const V* v, int64_t columns, d
         }
       }
     }
-    FRACTALKERN_UNROLL
-    for (int r = 0; r < kWarpRows; ++r) {
-      const A dot = warp_sum(dots[r]);
-      const int at = share * groups * kWarpRows + first + r;
-      if (lane == 0) shared.parts[at] = dot;
-      if constexpr (kMeasure) {
-        const double sum = warp_sum(magnitudes[r]);
-        if (lane == 0) shared.magnitude_parts[at] = sum;
-      }
+    const A dot = sums_of_rows(dots, lane);
+    const int at = share * groups * kWarpRows + first + lane / kRowLanes;
+    if (lane % kRowLanes == 0) shared.parts[at] = dot;
+    if constexpr (kMeasure) {
+      const double sum = sums_of_rows(magnitudes, lane);
+      if (lane % kRowLanes == 0) shared.magnitude_parts[at] = sum;
     }
   }
   return shares;
@@ -122,8 +159,8 @@ __device__ void by_columns(int64_t columns, int count, double* lanes, const Sum&
 
 // y = W v and z = W^T y over the block's rows; left(row, y) takes each y. Column sums of |w| go
 // to `column_sums` unless that is null. The caller waits before it reads what others wrote.
-template <class A, bool kScaled, bool kMeasure, class S, class V, class Left>
-__device__ SweepSums sweep(Tiles<S>& tiles, const V* v, A* z, int64_t columns, double scale,
+template <class A, bool kMeasure, class Entries, class V, class Left>
+__device__ SweepSums sweep(const Entries& entries, Tiles& tiles, const V* v, A* z, int64_t columns,
                            double* column_sums, SweepShared& shared, const Left& left) {
   const int thread = static_cast<int>(threadIdx.x);
   A* const y = products<A>(shared);
@@ -133,8 +170,8 @@ __device__ SweepSums sweep(Tiles<S>& tiles, const V* v, A* z, int64_t columns, d
     if (kMeasure && column_sums != nullptr) column_sums[j] = 0;
   }
   for (int64_t number = 0; number < tiles.count(); ++number) {
-    const Tile<S> tile = tiles.next(number);
-    const int shares = multiply_rows<A, kScaled, kMeasure>(tile, v, columns, scale, shared, sums);
+    const Tile tile = tiles.next(number);
+    const int shares = multiply_rows<A, kMeasure>(entries, tile, v, columns, shared, sums);
     __syncthreads();
     if (thread < tile.rows) {
       const int step = (tile.rows + kWarpRows - 1) / kWarpRows * kWarpRows;
@@ -155,7 +192,7 @@ __device__ SweepSums sweep(Tiles<S>& tiles, const V* v, A* z, int64_t columns, d
         [&](int64_t j, int begin, int end, int step) {
           A sum = 0;
           for (int r = begin; r < end; r += step)
-            sum += y[r] * entry<A, kScaled>(tile.data + r * tile.pitch, j, scale);
+            sum += y[r] * entries.template read<A>(tile.data + r * tile.pitch, j);
           return sum;
         },
         [&](int64_t j, A sum) { z[j] += sum; });
@@ -166,7 +203,7 @@ __device__ SweepSums sweep(Tiles<S>& tiles, const V* v, A* z, int64_t columns, d
           [&](int64_t j, int begin, int end, int step) {
             double sum = 0;
             for (int r = begin; r < end; r += step)
-              sum += magnitude(entry<double, kScaled>(tile.data + r * tile.pitch, j, scale));
+              sum += magnitude(entries.template read<double>(tile.data + r * tile.pitch, j));
             return sum;
           },
           [&](int64_t j, double sum) { column_sums[j] += sum; });

@@ -13,7 +13,8 @@ constexpr int kTileRows = 64;  // at most; no block has fewer threads
 
 // By all threads of the block. Arrives with the groups of asynchronous copies, but for what is not
 // aligned to 4 bytes, which arrives at once.
-__device__ inline void copy_few(unsigned char* to, const unsigned char* from, int64_t bytes) {
+__device__ __noinline__ inline void copy_few(unsigned char* to, const unsigned char* from,
+                                             int64_t bytes) {
   const auto thread = static_cast<int64_t>(threadIdx.x);
   const auto addresses = reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from);
   if ((addresses | static_cast<uintptr_t>(bytes)) % 4 == 0) {
@@ -25,7 +26,8 @@ __device__ inline void copy_few(unsigned char* to, const unsigned char* from, in
   }
 }
 
-__device__ inline void copy_bytes(unsigned char* to, const unsigned char* from, int64_t bytes) {
+__device__ __noinline__ inline void copy_bytes(unsigned char* to, const unsigned char* from,
+                                               int64_t bytes) {
   const auto at = reinterpret_cast<uintptr_t>(from);
   if ((at ^ reinterpret_cast<uintptr_t>(to)) % 16 != 0) return copy_few(to, from, bytes);
   int64_t head = static_cast<int64_t>((16 - at % 16) % 16);
@@ -37,34 +39,31 @@ __device__ inline void copy_bytes(unsigned char* to, const unsigned char* from, 
   if (tail > 0) copy_few(to + head + body, from + head + body, tail);
 }
 
-template <class S>
 struct Tile {
-  const S* data;
-  int64_t pitch;  // in elements
+  const unsigned char* data;
+  int64_t pitch;  // in bytes
   int rows;
 };
 
-template <class S>
 class Tiles {
  public:
-  // Rows [begin, end) of the matrix at `data`; `region` has `bytes`, aligned to 16.
-  __device__ Tiles(const S* data, int64_t begin, int64_t end, int64_t columns, int64_t row_stride,
-                   unsigned char* region, int64_t bytes)
-      : data_(data + begin * row_stride),
+  // Rows [begin, end) of the matrix at `data`, of entries of `size` bytes; `region` has `bytes` and
+  // is aligned to 16.
+  __device__ Tiles(const void* data, int64_t size, int64_t begin, int64_t end, int64_t columns,
+                   int64_t row_stride, unsigned char* region, int64_t bytes)
+      : data_(static_cast<const unsigned char*>(data) + begin * row_stride * size),
         rows_(end - begin),
-        columns_(columns),
-        row_stride_(row_stride),
+        row_bytes_(columns * size),
+        stride_(row_stride * size),
         region_(region) {
-    contiguous_ = row_stride == columns || rows_ == 1;
-    const int64_t row_bytes = columns * kSize;
-    pitch_ = (contiguous_ ? row_bytes : (row_bytes + 15) / 16 * 16) / kSize;
-    const int64_t pitch_bytes = pitch_ * kSize;
-    resident_ = rows_ * pitch_bytes + 16 <= bytes;
-    const int64_t stage_rows = (bytes / kStages - 32) / pitch_bytes;
+    contiguous_ = stride_ == row_bytes_ || rows_ == 1;
+    pitch_ = contiguous_ ? row_bytes_ : (row_bytes_ + 15) / 16 * 16;
+    resident_ = rows_ * pitch_ + 16 <= bytes;
+    const int64_t stage_rows = (bytes / kStages - 32) / pitch_;
     direct_ = !resident_ && stage_rows < 1;
     const int64_t most = resident_ ? kTileRows : direct_ ? kDirectRows : stage_rows;
     tile_rows_ = static_cast<int>(most < kTileRows ? most : kTileRows);
-    stage_bytes_ = (tile_rows_ * pitch_bytes + 31) / 16 * 16;
+    stage_bytes_ = (tile_rows_ * pitch_ + 31) / 16 * 16;
     count_ = (rows_ + tile_rows_ - 1) / tile_rows_;
     if (count_ == 0 || direct_) return;
     if (resident_) {
@@ -72,8 +71,7 @@ class Tiles {
       commit_async_copies();
       drain();
     } else {
-      fetch();
-      fetch();
+      for (int i = 0; i + 1 < kStages; ++i) fetch();
     }
   }
 
@@ -82,14 +80,14 @@ class Tiles {
 
   // The next tile of a pass, in their order. To be called by all threads, which are done with the
   // one before the last then.
-  __device__ Tile<S> next(int64_t tile) {
+  __device__ Tile next(int64_t tile) {
     const int64_t row = tile * tile_rows_, left = rows_ - row;
     const int rows = static_cast<int>(left < tile_rows_ ? left : tile_rows_);
-    if (direct_) return {data_ + row * row_stride_, row_stride_, rows};
+    if (direct_) return {data_ + row * stride_, stride_, rows};
     if (resident_) return {at(region_, 0) + row * pitch_, pitch_, rows};
     await_async_copies<1>();
     __syncthreads();
-    const Tile<S> found{at(stage(taken_), row), pitch_, rows};
+    const Tile found{at(stage(taken_), row), pitch_, rows};
     taken_ = taken_ + 1 == kStages ? 0 : taken_ + 1;
     fetch();
     return found;
@@ -104,24 +102,20 @@ class Tiles {
  private:
   static constexpr int kStages = 3;
   static constexpr int kDirectRows = 4;
-  static constexpr int64_t kSize = sizeof(S);
 
   __device__ unsigned char* stage(int number) const { return region_ + number * stage_bytes_; }
 
   // Where a row comes to lie: as far from a multiple of 16 bytes as it does in global memory.
-  __device__ S* at(unsigned char* stage, int64_t row) const {
-    const auto address = reinterpret_cast<uintptr_t>(data_ + row * row_stride_);
-    return reinterpret_cast<S*>(stage + address % 16);
+  __device__ unsigned char* at(unsigned char* stage, int64_t row) const {
+    return stage + reinterpret_cast<uintptr_t>(data_ + row * stride_) % 16;
   }
 
   __device__ void copy(unsigned char* stage, int64_t row, int64_t rows) {
-    S* const to = at(stage, row);
-    const S* const from = data_ + row * row_stride_;
+    unsigned char* const to = at(stage, row);
+    const unsigned char* const from = data_ + row * stride_;
     const int64_t copies = contiguous_ ? 1 : rows;
-    const int64_t bytes = (contiguous_ ? rows * columns_ : columns_) * kSize;
-    for (int64_t i = 0; i < copies; ++i)
-      copy_bytes(reinterpret_cast<unsigned char*>(to + i * pitch_),
-                 reinterpret_cast<const unsigned char*>(from + i * row_stride_), bytes);
+    const int64_t bytes = contiguous_ ? rows * row_bytes_ : row_bytes_;
+    for (int64_t i = 0; i < copies; ++i) copy_bytes(to + i * pitch_, from + i * stride_, bytes);
   }
 
   __device__ void fetch() {
@@ -132,9 +126,9 @@ class Tiles {
     filled_ = filled_ + 1 == kStages ? 0 : filled_ + 1;
   }
 
-  const S* data_;
-  int64_t rows_, columns_, row_stride_, pitch_, count_, stage_bytes_;
-  int64_t fetched_ = 0;         // the tile to ask for next
+  const unsigned char* data_;
+  int64_t rows_, row_bytes_, stride_, pitch_, count_, stage_bytes_;  // stride_, pitch_: in bytes
+  int64_t fetched_ = 0;                                              // the tile to ask for next
   int filled_ = 0, taken_ = 0;  // the stages to fill and to take next
   int tile_rows_;
   bool contiguous_, resident_, direct_;

@@ -276,7 +276,7 @@ void check_lists() {
     o.passes = 1 + random.below(10);
     if (turn % 3 == 1) {
       o.tol = 1e-4;
-      o.passes = 60;
+      o.passes = 40;
     }
     o.seed = random.bits();
     const std::vector<double> start = start_for(random, stacks);
@@ -291,21 +291,23 @@ void check_shapes() {
     int64_t rows, columns;
   };
   Random random(4);
-  const Shape shapes[] = {{SpectralType::kFloat, 400, 310},  {SpectralType::kBFloat16, 301, 655},
-                          {SpectralType::kDouble, 90, 1201}, {SpectralType::kFloat, 5, 9001},
-                          {SpectralType::kHalf, 7, 20003},   {SpectralType::kFloat, 20001, 2},
-                          {SpectralType::kDouble, 9000, 1},  {SpectralType::kFloat, 1, 30000}};
-  for (const Shape& shape : shapes)
-    for (const bool lanczos : {true, false}) {
-      std::vector<Stack> stacks;
-      stacks.emplace_back(random, shape.type, 1, shape.rows, shape.columns, 1.0);
-      Options o;
-      o.lanczos = lanczos;
-      o.passes = 4;
-      o.seed = random.bits();
-      const std::vector<double> start = start_for(random, stacks);
-      check_against_cpu(stacks, o, lanczos ? &start : nullptr);
-    }
+  const Shape shapes[] = {{SpectralType::kFloat, 200, 310},  {SpectralType::kBFloat16, 150, 655},
+                          {SpectralType::kDouble, 40, 1201}, {SpectralType::kFloat, 5, 9001},
+                          {SpectralType::kHalf, 7, 20003},   {SpectralType::kFloat, 4001, 5},
+                          {SpectralType::kDouble, 9000, 1},  {SpectralType::kFloat, 1, 30000},
+                          {SpectralType::kFloat, 310, 200},  {SpectralType::kHalf, 255, 257}};
+  bool lanczos = false;
+  for (const Shape& shape : shapes) {
+    lanczos = !lanczos;
+    std::vector<Stack> stacks;
+    stacks.emplace_back(random, shape.type, 1, shape.rows, shape.columns, 1.0);
+    Options o;
+    o.lanczos = lanczos;
+    o.passes = 3;
+    o.seed = random.bits();
+    const std::vector<double> start = start_for(random, stacks);
+    check_against_cpu(stacks, o, lanczos ? &start : nullptr);
+  }
 }
 
 void check_special() {
@@ -315,19 +317,19 @@ void check_special() {
     stacks.emplace_back(random, SpectralType::kFloat, 1, 0, 5, 1.0);
     stacks.emplace_back(random, SpectralType::kFloat, 1, 3, 0, 1.0);
     stacks.emplace_back(random, SpectralType::kFloat, 2, 4, 3, 0.0);
-    stacks.emplace_back(random, SpectralType::kDouble, 1, 200, 200, 0.0);
+    stacks.emplace_back(random, SpectralType::kDouble, 1, 100, 100, 0.0);
     stacks.emplace_back(random, SpectralType::kDouble, 1, 4, 3, 1e-310);
     stacks.emplace_back(random, SpectralType::kDouble, 1, 4, 3, 1e307);
     stacks.emplace_back(random, SpectralType::kFloat, 1, 4, 3, 1e-40);
-    stacks.emplace_back(random, SpectralType::kFloat, 1, 150, 150, 1e35);
+    stacks.emplace_back(random, SpectralType::kFloat, 1, 130, 130, 1e35);
     Options o;
     o.lanczos = lanczos;
     o.passes = 12;
     check_against_cpu(stacks, o, nullptr);
     const std::vector<double> start(static_cast<size_t>(Sizes(stacks).right), 3.0);
     const Results ours = on_cuda(stacks, o, &start, 2);
-    for (size_t j = 5; j < 5 + 6 + 200; ++j) CHECK(ours.next[j] == 3.0, j, ours.next[j]);
-    for (size_t j = 211; j < ours.next.size(); ++j)
+    for (size_t j = 5; j < 5 + 6 + 100; ++j) CHECK(ours.next[j] == 3.0, j, ours.next[j]);
+    for (size_t j = 111; j < ours.next.size(); ++j)
       CHECK(ours.next[j] == ours.vectors[static_cast<size_t>(Sizes(stacks).left) + j], j);
 
     std::vector<Stack> one;

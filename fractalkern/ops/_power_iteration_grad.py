@@ -14,6 +14,7 @@ from fractalkern.ops._spectral_norms import Outputs
 from fractalkern.reference import power_iteration as reference
 
 OP = "power_iteration"
+_REFUSALS = ("must be finite", "must be on", "must have at most")
 
 
 def call(weights: list[Tensor], start: Tensor | None, *options: Any) -> Any:
@@ -48,7 +49,7 @@ def raise_input_error(error: RuntimeError) -> NoReturn:
     """The kernel's refusal of values that only it has read, as the error of bad input."""
     message = str(error).split("\n", 1)[0]
     at = message.find(f"{OP}: ")
-    if at >= 0 and ("must be finite" in message):
+    if at >= 0 and any(refusal in message for refusal in _REFUSALS):
         raise InputError(message[at:]) from None
     raise error
 
