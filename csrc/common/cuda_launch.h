@@ -14,6 +14,15 @@
 #include <cuda_runtime.h>
 #endif
 
+// Before a loop over registers. FRACTALKERN_UNROLL is an error to gcc where a loop has one turn.
+#if defined(__CUDACC__)
+#define FRACTALKERN_UNROLL_ON_DEVICE _Pragma("unroll")
+#define FRACTALKERN_ROLLED_ON_DEVICE _Pragma("unroll 1")
+#else
+#define FRACTALKERN_UNROLL_ON_DEVICE
+#define FRACTALKERN_ROLLED_ON_DEVICE
+#endif
+
 namespace fractalkern {
 
 constexpr int kWarp = 32;

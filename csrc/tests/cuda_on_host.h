@@ -12,9 +12,11 @@
 // What it cannot show: memory ordering, bank conflicts, speed, and what ptxas makes of the code.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <bit>
 #include <cmath>
@@ -73,7 +75,9 @@ struct AsyncCopy {
 };
 
 struct Fiber {
-  ucontext_t context;
+  ucontext_t context;  // where it starts
+  jmp_buf jump;        // where it went on waiting; unlike a context without a system call
+  bool started;
   std::unique_ptr<unsigned char[]> stack;
   State state;
   uint3 index;
@@ -196,11 +200,12 @@ class Block {
     block.call_(block.kernel_);
     block.current_->state = State::kDone;
     block.leave(nullptr);
-    swapcontext(&block.current_->context, &block.main_);
+    _longjmp(block.main_, 1);
   }
 
   void start(Fiber& fiber, int number, dim3 shape) {
     fiber.state = State::kReady;
+    fiber.started = false;
     fiber.number = number;
     fiber.fake_stack = nullptr;
     fiber.copies.assign(1, {});
@@ -209,7 +214,7 @@ class Block {
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = kStackBytes;
-    fiber.context.uc_link = &main_;
+    fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, &Block::entry, 0);
   }
 
@@ -242,7 +247,11 @@ class Block {
     void* fake = nullptr;
     __sanitizer_start_switch_fiber(&fake, fiber.stack.get(), kStackBytes);
 #endif
-    swapcontext(&main_, &fiber.context);
+    if (_setjmp(main_) == 0) {
+      if (fiber.started) _longjmp(fiber.jump, 1);
+      fiber.started = true;
+      setcontext(&fiber.context);
+    }
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
 #endif
@@ -259,7 +268,7 @@ class Block {
 
   void yield(Fiber& self) {
     leave(&self.fake_stack);
-    swapcontext(&self.context, &main_);
+    if (_setjmp(self.jump) == 0) _longjmp(main_, 1);
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(self.fake_stack, &main_stack_, &main_size_);
 #endif
@@ -275,7 +284,7 @@ class Block {
   std::vector<int> order_;
   std::vector<uint64_t> votes_;
   std::unique_ptr<unsigned char[], FreeAligned> shared_;
-  ucontext_t main_;
+  jmp_buf main_;
   const void* main_stack_ = nullptr;
   size_t main_size_ = 0;
   Fiber* current_ = nullptr;
@@ -362,6 +371,15 @@ T from_bits(uint64_t bits) {
 inline int lane() {
   return static_cast<int>((threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) %
                           kLanes);
+}
+
+// What every lane of the warp gave.
+template <class T>
+std::array<T, kLanes> every_lane(T value) {
+  const uint64_t* got = Block::get().exchange(0xFFFFFFFF, to_bits(value));
+  std::array<T, kLanes> values;
+  for (int i = 0; i < kLanes; ++i) values[i] = from_bits<T>(got[i]);
+  return values;
 }
 
 // A lane outside 0 to 31 or outside the mask leaves the caller its own value, as on a GPU a lane

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -14,20 +13,11 @@
 #include "power_iteration/power_iteration.h"
 #include "power_iteration/power_iteration_cuda_schedule.h"
 #include "power_iteration/power_iteration_math.h"
+#include "tests/cuda_stream_on_host.h"
 #include "tests/testing.h"
 
 namespace fractalkern::testing {
 namespace {
-
-CudaStream stand_in() {
-  auto kept = std::make_shared<std::vector<std::unique_ptr<double[]>>>();
-  return {0, nullptr, [kept](int64_t bytes) {
-            kept->push_back(std::make_unique<double[]>(static_cast<size_t>(bytes / 8 + 64)));
-            std::fill_n(kept->back().get(), bytes / 8 + 64, NAN);
-            const auto at = reinterpret_cast<uintptr_t>(kept->back().get());
-            return reinterpret_cast<void*>((at + 255) / 256 * 256);
-          }};
-}
 
 constexpr int64_t kSizes[] = {4, 8, 2, 2};
 
@@ -138,7 +128,7 @@ Results on_cuda(const std::vector<Stack>& stacks, const Options& o,
       {weights.data(), static_cast<int64_t>(weights.size()), o.passes, o.tol, o.lanczos, o.delta,
        o.seed, start == nullptr ? nullptr : start->data(), true, true, r.sigma.data(),
        r.vectors.data(), r.bounds.data(), r.codes.data(), r.next.data()},
-      stand_in());
+      cuda_on_host::stream_with_scratch());
   return r;
 }
 
@@ -388,7 +378,7 @@ void check_backward() {
     }
     cuda_on_host::schedule = 3;
     power_iteration_backward_cuda(tasks.data(), static_cast<int64_t>(tasks.size()), wide,
-                                  stand_in());
+                                  cuda_on_host::stream_with_scratch());
     scale = 0, u = sizes.count, v = u + sizes.left;
     for (const Stack& s : stacks) {
       const SpectralWeight& w = s.weight;
@@ -414,7 +404,7 @@ void check_backward() {
   std::vector<float> penalty(2), slope(6);
   spectral_penalty_cuda({6, 2, false, true, true, sigma.data(), target.data(), weight.data(),
                          penalty.data(), slope.data()},
-                        stand_in());
+                        cuda_on_host::stream_with_scratch());
   CHECK(penalty[0] == 0 + 4 + 9 && penalty[1] == 0.5 * (1 + 9 + 16), penalty[0], penalty[1]);
   CHECK(slope == (std::vector<float>{0, 1, 4, 3, 6, 4}));
 }
