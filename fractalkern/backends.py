@@ -1,5 +1,7 @@
-"""Which implementation of an op runs: `native` (compiled), `reference` (PyTorch)."""
+"""Which implementation of an op runs: `native` (compiled), `reference` (PyTorch) or `triton`."""
 
+import importlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,6 +26,9 @@ CUDA_KERNELS = tuple(
     for kernel, op in _KERNELS.items()
     if torch._C._dispatch_has_kernel_for_dispatch_key(f"fractalkern::{op}", "CUDA")
 )
+# Those of fractalkern.triton.
+TRITON_KERNELS = ("box_count", "fractal_noise")
+_OLDEST_TRITON = (3, 4)
 _CUDA_BUILT = bool(_native.build_info()["cuda_architectures"])
 
 # A plain global and not a ContextVar: torch.compile guards on the one and cannot trace the other.
@@ -32,8 +37,21 @@ _forced: str | None = None
 
 def unavailable_reason(name: str) -> str | None:
     """Why backend `name` cannot run here, or None if it can."""
-    if name == "triton":
-        return "this version of fractalkern has no Triton kernels yet"
+    return _no_triton_reason() if name == "triton" else None
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _no_triton_reason() -> str | None:
+    """Why there is no Triton, or None once its kernels are registered."""
+    needed = ".".join(map(str, _OLDEST_TRITON))
+    wanted = f"it needs triton {needed} or later (pip install 'fractalkern[triton]')"
+    try:
+        version = importlib.import_module("triton").__version__
+    except ImportError as error:
+        return f"{wanted}, and there is none ({error})"
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_TRITON:
+        return f"{wanted}, and found {version}"
+    importlib.import_module("fractalkern.triton")
     return None
 
 
@@ -61,7 +79,19 @@ def resolve(kernel: str, backend: str | None, device: torch.device) -> str:
                 f"{kernel}: the native backend cannot run on {device}: {reason}; "
                 'backend="reference" runs it as plain PyTorch'
             )
+    if name == "triton":
+        reason = _no_triton_kernel_reason(kernel, device)
+        if reason is not None:
+            raise BackendError(f"{kernel}: the triton backend cannot run on {device}: {reason}")
     return name
+
+
+def _no_triton_kernel_reason(kernel: str, device: torch.device) -> str | None:
+    if kernel not in TRITON_KERNELS:
+        return "this kernel is not written in Triton"
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        return "CPU tensors need TRITON_INTERPRET=1 in the environment, which is slow and for tests"
+    return None
 
 
 def no_native_kernel_reason(kernel: str, device_type: str) -> str | None:

@@ -1,8 +1,8 @@
 """Initialisers like those of `torch.nn.init`: fractal weights, the published ones, and their nulls.
 
-All work in place under `no_grad` and return the tensor. Random numbers are those of
-`fractal_noise`: the same for a seed on every device. `seed` alone touches no global state; without
-it `generator`, or torch's default one, gives the seed.
+All work in place under `no_grad`, on the tensor's device, and return the tensor. Random numbers are
+those of `fractal_noise`: the same for a seed on every device. `seed` alone touches no global state;
+without it `generator`, or torch's default one, gives the seed.
 """
 
 import functools
@@ -240,24 +240,33 @@ def _fill(
     size = [drawn_length(length) for length in tensor.shape]
     dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
     direct = tensor.is_contiguous() and tensor.dtype == dtype
-    out = tensor.detach() if direct else torch.empty(tensor.shape, dtype=dtype)
-    if backends.resolve("fractal_noise", None, tensor.device) == "native":
-        require_memory("fractal_noise: the field", 3 * math.prod(size) * out.element_size())
-        half = half_spectrum(size, beta, seed, spectrum=spectrum, dtype=dtype)
+    place = tensor.device
+    out = tensor.detach() if direct else torch.empty(tensor.shape, dtype=dtype, device=place)
+    if backends.resolve("fractal_noise", None, place) == "native":
+        require_memory("fractal_noise: the field", 3 * math.prod(size) * out.element_size(), place)
+        half = half_spectrum(size, beta, seed, spectrum=spectrum, dtype=dtype, device=place)
         if size == list(tensor.shape):
             # Not with out=out, which would copy once more.
             torch.mul(_inverse_fft.irfftn(half, size), scale, out=out)
-        else:
+        elif place.type == "cpu":
             _crop(half, size, scale, out)
+        else:
+            _standardise(torch.fft.irfftn(half, s=size, norm="forward"), scale, out)
     else:
-        field = fractal_noise(size, beta, seed=seed, spectrum=spectrum, device=tensor.device)
-        field = field[tuple(slice(length) for length in tensor.shape)]
-        out.copy_((field - field.mean()) * (scale / field.std(correction=0)))
+        field = fractal_noise(size, beta, seed=seed, spectrum=spectrum, device=place)
+        _standardise(field, scale, out)
     return tensor if direct else tensor.copy_(out)
 
 
+def _standardise(field: Tensor, scale: float, out: Tensor) -> None:
+    """Writes the first elements along each axis of a field, standardised."""
+    field = field[tuple(slice(length) for length in out.shape)]
+    variance, mean = torch.var_mean(field, correction=0)
+    out.copy_((field - mean) * (scale / variance.sqrt()))
+
+
 def _crop(half: Tensor, size: list[int], scale: float, out: Tensor) -> None:
-    """Writes the first elements along each axis of the field of modes `half`, standardised.
+    """`_standardise` of the field of modes `half`, on the CPU.
 
     Only rows that are kept are transformed along the last axis, a few at a time: the field itself
     never leaves the cache. The modes are lost.

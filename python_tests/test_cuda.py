@@ -1,6 +1,7 @@
 """CUDA kernels beside the CPU's: the same counts, labels and sentences on either device."""
 
 import dataclasses
+import math
 import warnings
 
 import numpy as np
@@ -12,6 +13,7 @@ from fractalkern import backends
 from fractalkern.experiments.trainability.config import TrainabilityConfig
 from fractalkern.experiments.trainability.data import shared
 from fractalkern.experiments.trainability.training import sweep_arguments
+from fractalkern.init import genesis_
 from fractalkern.sweeps.grid import log_axis
 
 pytestmark = pytest.mark.needs("cuda")
@@ -401,9 +403,117 @@ def test_a_grid_is_trained_on_the_device():
         np.testing.assert_allclose(ours[name][calm], expected[name][calm], rtol=1e-9)
 
 
-def test_a_kernel_that_is_missing_says_so():
-    missing = set(backends._KERNELS) - set(backends.CUDA_KERNELS)
-    if "fractal_noise" not in missing:
-        pytest.skip("every kernel is written in CUDA")
-    with pytest.raises(fk.BackendError, match="fractal_noise: the native backend cannot run on"):
-        fk.fractal_noise((4, 4), device=DEVICE)
+FIELDS = {
+    "1-D": ((59_049,), {}),
+    "2-D": ((257, 130), {}),
+    "odd 2-D": ((64, 101), {"normalize": None, "k_min": 0.1}),
+    "3-D": ((33, 20, 41), {"normalize": "ensemble"}),
+    "4-D": ((9, 16, 8, 15), {"spectrum": "phase"}),
+    "5-D": ((5, 6, 7, 4, 9), {"spectrum": "genesis"}),
+    "batch": ((31, 33), {"batch": (3, 5)}),
+    "common noise": ((16, 6), {"batch": 4, "common_noise": True, "k_max": 0.3}),
+    "empty batch": ((8, 8), {"batch": 0}),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("size", "options"), FIELDS.values(), ids=FIELDS)
+def test_fields_are_those_of_the_cpu(size, options, dtype):
+    batch = options.get("batch", ())
+    items = math.prod((batch,) if isinstance(batch, int) else batch)
+    beta = 1.3 if batch == () else torch.linspace(-1, 2.5, items).reshape(batch)
+    ours = fk.fractal_noise(size, beta, seed=7, dtype=dtype, device=DEVICE, **options)
+    expected = fk.fractal_noise(size, beta, seed=7, dtype=dtype, **options)
+    assert ours.device.type == DEVICE.type
+    assert ours.shape == expected.shape
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-13
+    axes = tuple(range(-len(size), 0))
+    error = (ours.cpu() - expected).abs().amax(axes) / expected.square().mean(axes).sqrt()
+    assert not (error > tolerance).any()
+
+
+@pytest.mark.needs("triton")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_triton_agrees_with_cuda(dtype):
+    for size, options in FIELDS.values():
+        given = {"seed": 7, "dtype": dtype, "device": DEVICE, **options}
+        ours = fk.fractal_noise(size, 1.3, backend="triton", **given)
+        expected = fk.fractal_noise(size, 1.3, **given)
+        largest = expected.abs().max() if expected.numel() else 0.0
+        tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+        torch.testing.assert_close(ours, expected, rtol=0, atol=tolerance * float(largest))
+    for shape, dims in MASKS.values():
+        mask = torch.rand(shape, generator=generator()).to(DEVICE) < 0.03
+        ours = fk.box_count(mask, spatial_dims=dims, backend="triton")
+        expected = fk.box_count(mask.cpu(), spatial_dims=dims)
+        assert torch.equal(ours.per_grid.cpu(), expected.per_grid)
+
+
+def test_fields_have_mean_zero_and_variance_one():
+    field = fk.fractal_noise((512, 512), 1.0, seed=1, device=DEVICE, dtype=torch.float32)
+    assert float(field.mean().abs()) < 1e-5
+    assert float(field.var(correction=0)) == pytest.approx(1, abs=1e-5)
+
+
+def test_fields_repeat_and_do_not_depend_on_the_batch():
+    betas = torch.tensor([1.5, 0.5, -1.0], dtype=torch.float64, device=DEVICE)
+    step, rest = [1 / 101, 1 / 67], (0.0, math.inf, "gaussian", "sample", False)
+    op = torch.ops.fractalkern.fractal_noise_spectrum
+    first, again, alone = (
+        op(some, [101, 67], step, 3, False, *rest) for some in (betas, betas, betas[:1])
+    )
+    assert torch.equal(first, again)
+    assert torch.equal(first[:1], alone)
+
+
+def test_field_is_written_to_out_and_differentiable_in_beta():
+    out = torch.empty(3, 40, 30, device=DEVICE)
+    options = {"seed": 2, "batch": 3, "device": DEVICE}
+    assert fk.fractal_noise((40, 30), 1.0, out=out, **options) is out
+    assert torch.equal(out, fk.fractal_noise((40, 30), 1.0, dtype=torch.float32, **options))
+    gradients = []
+    for device in (DEVICE, "cpu"):
+        beta = torch.tensor(0.8, dtype=torch.float64, device=device, requires_grad=True)
+        options = {"seed": 5, "dtype": torch.float64, "device": device}
+        fk.fractal_noise((12, 9), beta, **options).pow(3).sum().backward()
+        gradients.append(beta.grad.cpu())
+    torch.testing.assert_close(*gradients)
+
+
+def test_noise_is_captured_in_a_graph():
+    beta = torch.tensor(0.5, dtype=torch.float64, device=DEVICE)
+    options = {"seed": 3, "device": DEVICE, "dtype": torch.float32}
+    fk.fractal_noise((300, 200), beta, **options)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        field = fk.fractal_noise((300, 200), beta, **options)
+    beta.fill_(1.5)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(field, fk.fractal_noise((300, 200), 1.5, **options))
+
+
+@pytest.mark.parametrize("protocol", ["fixed", "published"])
+def test_genesis_fills_a_model_on_its_device(protocol):
+    models = [
+        torch.nn.Sequential(torch.nn.Linear(36, 211), torch.nn.LayerNorm(211)).to(device)
+        for device in (DEVICE, "cpu")
+    ]
+    models[1].load_state_dict(models[0].state_dict())
+    for model in models:
+        genesis_(model, seed=4, protocol=protocol)
+    for ours, expected in zip(*(model.state_dict().values() for model in models), strict=True):
+        assert ours.device.type == DEVICE.type
+        torch.testing.assert_close(
+            ours.cpu(), expected, rtol=0, atol=1e-5 * float(expected.abs().max())
+        )
+
+
+def test_opcheck_of_the_spectrum():
+    betas = torch.tensor([1.5, 0.5], dtype=torch.float64, device=DEVICE)
+    rest = (0.0, 0.4, "genesis", "ensemble", False)
+    torch.library.opcheck(
+        torch.ops.fractalkern.fractal_noise_spectrum.default,
+        (betas, [6, 7], [1 / 6, 1 / 7], 3, True, *rest),
+    )

@@ -464,7 +464,7 @@ def test_raw_op_guards_what_could_crash() -> None:
 
 
 def test_forcing_an_absent_backend_says_why() -> None:
-    with pytest.raises(fk.BackendError, match=r"triton.*not available: .*no Triton"):
+    with pytest.raises(fk.BackendError, match=r"triton.*(not written in|needs) [tT]riton"):
         fk.train_sweep(*problem(3, 2), steps=5, backend="triton")
     with fk.use_backend("reference"):
         inside = fk.train_sweep(*problem(3, 2), steps=5)

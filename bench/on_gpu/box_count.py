@@ -36,6 +36,12 @@ def torch_pyramid(mask: Tensor, dims: int) -> Tensor:
     return torch.stack(counts, -1)
 
 
+def _in_triton(mask: Tensor, dims: int) -> Callable[[], Tensor]:
+    import triton  # noqa: F401  # where it is missing there is no row
+
+    return lambda: fk.box_count(mask, spatial_dims=dims, backend="triton").counts
+
+
 def _cupy_pyramid(mask: Tensor, dims: int) -> Callable[[], Tensor]:
     import cupy
 
@@ -75,6 +81,7 @@ def _case(shape: tuple[int, ...], dims: int, target: str) -> Case:
                 check,
                 "ours",
             ),
+            Contender("box_count, Triton", lambda: _in_triton(mask(), dims), cells, check, "ours"),
             Contender("count_nonzero", lambda: lambda: mask().count_nonzero(), cells, role="floor"),
             Contender("PyTorch pyramid", lambda: lambda: torch_pyramid(mask(), dims), cells, check),
             Contender(

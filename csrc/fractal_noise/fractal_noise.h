@@ -2,8 +2,11 @@
 // for the process and reference/fractal_noise.py for the rule that gives a mode its random numbers.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <limits>
 
+#include "common/cuda_stream.h"
 #include "common/parallel.h"
 
 namespace fractalkern {
@@ -33,6 +36,40 @@ struct FractalNoiseArgs {
 
 void fractal_noise_cpu(const FractalNoiseArgs<double>& args, const Parallel& parallel);
 void fractal_noise_cpu(const FractalNoiseArgs<float>& args, const Parallel& parallel);
+
+// `beta` and `out` are memory of the stream's device, which `out` is 16-byte aligned in.
+void fractal_noise_cuda(const FractalNoiseArgs<double>& args, const CudaStream& stream);
+void fractal_noise_cuda(const FractalNoiseArgs<float>& args, const CudaStream& stream);
+
+struct NoiseBand {
+  bool limited;          // some modes but k = 0 are out of it
+  double lowest_square;  // of |k|
+  double highest_square;
+};
+
+template <class T>
+NoiseBand noise_band(const FractalNoiseArgs<T>& args) {
+  constexpr double kSlack = 1e-12;  // a limit that is a mode's own |k| keeps it, rounding or not
+  return {args.k_min > 0 || args.k_max < std::numeric_limits<double>::infinity(),
+          args.k_min * args.k_min * (1 - kSlack), args.k_max * args.k_max * (1 + kSlack)};
+}
+
+// The smallest |k|^2 of the band for beta > 0, else the largest: amplitudes relative to it are at
+// most 1 and cannot overflow.
+template <class T>
+double reference_square(const FractalNoiseArgs<T>& args, bool beta_is_positive) {
+  double smallest = std::numeric_limits<double>::infinity(), largest = 0;
+  for (int axis = 0; axis < args.axes; ++axis) {
+    if (args.size[axis] == 1) continue;
+    const double square = args.step[axis] * args.step[axis];
+    const double last = static_cast<double>(args.size[axis] / 2);
+    smallest = std::min(smallest, square);
+    largest += last * last * square;
+  }
+  if (largest == 0) return 1;
+  if (beta_is_positive) return std::max(smallest, args.k_min * args.k_min);
+  return std::min(largest, args.k_max * args.k_max);
+}
 
 // Rows to be copied elsewhere, cut short, while they are in cache.
 template <class T>

@@ -117,21 +117,11 @@ FRACTALKERN_MATH void store(V vector, void* memory) {
   __builtin_memcpy(memory, &vector, sizeof(V));
 }
 
-// What is left of Philox, on 64-bit lanes.
-template <class Key>
-FRACTALKERN_MATH void finish_words(const Wide (&state)[4], Key key0, Key key1, Wide (&word)[4]) {
-  word[1] = multiply_low(state[0], kPhiloxMultiplier[1]);
-  word[0] = (word[1] >> 32) ^ state[1];
-  word[2] = state[2];
-  word[3] = state[3];
-  philox_rounds<2>(word, key0, key1);
-}
-
 // The random words of one vector of modes, from index `i` of a chunk on.
 template <class T, bool kKeyPerMode>
 FRACTALKERN_MATH void draw_words(const Chunk<T>& chunk, const NoiseItem<T>& item, int64_t i,
                                  Batch<T>& batch, int64_t to) {
-  const uint64_t step0 = 2 * uint64_t{kPhiloxKeyStep[0]}, step1 = 2 * uint64_t{kPhiloxKeyStep[1]};
+  const uint64_t step0 = 2 * uint64_t{kPhiloxKeyStep0}, step1 = 2 * uint64_t{kPhiloxKeyStep1};
   Wide state[4], word[4];
   for (int k = 0; k < 4; ++k) state[k] = load<Wide>(chunk.state[k] + i);
   Wide key0, key1;
@@ -261,21 +251,21 @@ FRACTALKERN_TARGET void measure_chunk(const FractalNoiseArgs<T>& args, const Noi
       store(q, chunk.amplitude + i + j);
       constexpr uint64_t kLow = 0xFFFFFFFF;
       const Wide even = __builtin_bit_cast(Wide, c);
-      const Wide p = multiply_low(even, kPhiloxMultiplier[0]);
+      const Wide p = multiply_low(even, kPhiloxMultiplier0);
       Wide high = p >> 32, low = p & kLow;
       if constexpr (sizeof(T) == 4) {
-        const Wide odd = multiply_low(Wide(even >> 32), kPhiloxMultiplier[0]);
+        const Wide odd = multiply_low(Wide(even >> 32), kPhiloxMultiplier0);
         high |= odd & ~kLow;
         low |= odd << 32;
       }
       store(high, chunk.high + i + j);
       store(low, chunk.low + i + j);
     }
-    if (item.banded) {
+    if (item.band.limited) {
       for (int64_t j = 0; j < count; ++j) {
         const double mode = static_cast<double>(column + j);
         const double k2 = square + mode * mode * last_square;
-        const bool in_band = (k2 >= item.lowest_square) & (k2 <= item.highest_square);
+        const bool in_band = (k2 >= item.band.lowest_square) & (k2 <= item.band.highest_square);
         chunk.amplitude[i + j] = in_band ? chunk.amplitude[i + j] : T(0);
       }
     }

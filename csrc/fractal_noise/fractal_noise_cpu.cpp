@@ -21,10 +21,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <utility>
 #include <vector>
 
+#include "common/host_device.h"
 #include "common/instruction_set.h"
 #include "common/simd.h"
 #include "fractal_noise/fractal_noise.h"
@@ -70,11 +70,9 @@ struct Batch {
 // What is the same for all modes of an item.
 template <class T>
 struct NoiseItem {
-  int64_t index;         // the b of its key
-  uint64_t key[2];       // for up to four axes
-  bool banded;           // some modes but k = 0 are out of the band
-  double lowest_square;  // of |k|
-  double highest_square;
+  int64_t index;    // the b of its key
+  uint64_t key[2];  // for up to four axes
+  NoiseBand band;
   double inverse_reference;  // 1 / |k|^2 of the mode with amplitude `gain`
   T slope;                   // amplitude = q^slope gain
   T gain;
@@ -186,45 +184,12 @@ class Row {
   int sign_[kFractalNoiseMaxAxes] = {};
 };
 
-// Philox as far as the last coordinate n, word 0 of the counter, is not yet multiplied with the
-// others: its first round and half of the second. With high and low the words of n's product, the
-// state is (high ^ e, a, low ^ b, d): word 2 before the second round, what that round adds to the
-// product of word 2, and its words 2 and 3 after it.
-struct PhiloxRow {
-  uint32_t e, a, b, d;
-};
-PhiloxRow philox_row(const uint32_t (&counter)[4], const uint64_t (&key)[2]);
-
-void noise_key(uint64_t seed, int64_t item, uint32_t coordinate, uint64_t (&key)[2]);
-
 }  // namespace fractalkern
 
 #define FRACTALKERN_BODY "fractal_noise/fractal_noise_body.h"
 #include "common/each_instruction_set.h"
 
 namespace fractalkern {
-
-// The key of item b: the first two words of the counter (b mod 2^32, b div 2^32, n_0, 1) under the
-// seed, n_0 being the first of five coordinates.
-void noise_key(uint64_t seed, int64_t item, uint32_t coordinate, uint64_t (&key)[2]) {
-  const uint64_t index = static_cast<uint64_t>(item);
-  uint64_t word[4] = {index & 0xFFFFFFFF, index >> 32, coordinate, 1};
-  baseline::philox4x32(word, seed & 0xFFFFFFFF, seed >> 32);
-  key[0] = word[0] & 0xFFFFFFFF;
-  key[1] = word[1] & 0xFFFFFFFF;
-}
-
-PhiloxRow philox_row(const uint32_t (&counter)[4], const uint64_t (&key)[2]) {
-  using baseline::kPhiloxKeyStep;
-  using baseline::kPhiloxMultiplier;
-  const uint64_t product = uint64_t{counter[2]} * kPhiloxMultiplier[1];
-  const auto word0 = static_cast<uint32_t>((product >> 32) ^ counter[1] ^ key[0]);
-  const uint64_t next = uint64_t{word0} * kPhiloxMultiplier[0];
-  return {static_cast<uint32_t>(counter[3] ^ key[1]),
-          static_cast<uint32_t>(product ^ (key[0] + kPhiloxKeyStep[0])),
-          static_cast<uint32_t>((next >> 32) ^ (key[1] + kPhiloxKeyStep[1])),
-          static_cast<uint32_t>(next)};
-}
 
 void philox_words_cpu(const uint32_t* counter, const uint32_t* key, uint32_t* out) {
   uint64_t word[4] = {counter[0], counter[1], counter[2], counter[3]};
@@ -248,33 +213,13 @@ constexpr Scale<double> kScaleDouble = FRACTALKERN_TABLE(scale_double);
 constexpr CopyRows<float> kRowsFloat = FRACTALKERN_TABLE(rows_float);
 constexpr CopyRows<double> kRowsDouble = FRACTALKERN_TABLE(rows_double);
 
-// The smallest |k|^2 of the band for beta > 0, else the largest: amplitudes relative to it are at
-// most 1 and cannot overflow.
-template <class T>
-double reference_square(const FractalNoiseArgs<T>& args, double beta) {
-  double smallest = std::numeric_limits<double>::infinity(), largest = 0;
-  for (int axis = 0; axis < args.axes; ++axis) {
-    if (args.size[axis] == 1) continue;
-    const double square = args.step[axis] * args.step[axis];
-    const double last = static_cast<double>(args.size[axis] / 2);
-    smallest = std::min(smallest, square);
-    largest += last * last * square;
-  }
-  if (largest == 0) return 1;
-  if (beta > 0) return std::max(smallest, args.k_min * args.k_min);
-  return std::min(largest, args.k_max * args.k_max);
-}
-
 template <class T>
 NoiseItem<T> prepare(const FractalNoiseArgs<T>& args, int64_t index, int64_t modes) {
-  constexpr double kSlack = 1e-12;  // a limit that is a mode's own |k| keeps it, rounding or not
   NoiseItem<T> item;
   item.index = args.common_noise ? 0 : index;
-  noise_key(args.seed, item.index, 0, item.key);
-  item.banded = args.k_min > 0 || args.k_max < std::numeric_limits<double>::infinity();
-  item.lowest_square = args.k_min * args.k_min * (1 - kSlack);
-  item.highest_square = args.k_max * args.k_max * (1 + kSlack);
-  const double reference = reference_square(args, args.beta[index]);
+  baseline::noise_key(args.seed, item.index, 0, item.key);
+  item.band = noise_band(args);
+  const double reference = reference_square(args, args.beta[index] > 0);
   item.inverse_reference = 1 / reference;
   item.slope = static_cast<T>(-args.beta[index] / 4);
   item.gain = args.normalize == Normalize::kNone

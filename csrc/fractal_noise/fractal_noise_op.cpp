@@ -1,4 +1,4 @@
-// Op schemas and CPU registration of fractal_noise_spectrum and what fractal_normal_ needs.
+// Op schemas of fractal_noise_spectrum, on the CPU and CUDA, and of what fractal_normal_ needs.
 #include <sys/mman.h>
 
 #include <cmath>
@@ -56,7 +56,12 @@ void draw(const Tensor& beta, const std::vector<int64_t>& size, const std::vecto
   args.spectrum = spectrum;
   args.normalize = normalize;
   args.out = static_cast<T*>(out.data_ptr());
-  fractal_noise_cpu(args, torch_parallel());
+  if (out.is_cuda()) {
+    const CudaStream stream = cuda_stream_of(out, "fractal_noise");
+    if constexpr (kCudaBuilt) fractal_noise_cuda(args, stream);
+  } else {
+    fractal_noise_cpu(args, torch_parallel());
+  }
 }
 
 Tensor fractal_noise_spectrum(const Tensor& beta, const std::vector<int64_t>& size,
@@ -94,7 +99,7 @@ Tensor fractal_noise_spectrum(const Tensor& beta, const std::vector<int64_t>& si
   Tensor out =
       torch::stable::new_empty(betas, shape, float64 ? ScalarType::Double : ScalarType::Float);
   if (elements == 0) return out;
-  ask_for_large_pages(out);
+  if (!out.is_cuda()) ask_for_large_pages(out);
   if (float64)
     draw<double>(betas, size, step, seed, common_noise, k_min, k_max, law, rule, out);
   else
@@ -164,6 +169,10 @@ STABLE_TORCH_LIBRARY_IMPL(fractalkern, CPU, library) {
   library.impl("empty_in_large_pages", TORCH_BOX(&empty_in_large_pages));
   library.impl("copy_with_moments", TORCH_BOX(&copy_with_moments));
   library.impl("philox_words", TORCH_BOX(&philox_words));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fractalkern, CUDA, library) {
+  library.impl("fractal_noise_spectrum", TORCH_BOX(&fractal_noise_spectrum));
 }
 
 }  // namespace fractalkern

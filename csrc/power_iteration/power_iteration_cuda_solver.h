@@ -260,7 +260,7 @@ class SpectralSolver {
   // --- passes ------------------------------------------------------------------------------------
 
   // v_ = a unit vector; false if the given one is not finite.
-  __device__ bool make_start() {
+  __device__ __noinline__ bool make_start() {
     double largest = 0;
     bool finite = true;
     if (call_.start != nullptr) {
@@ -370,7 +370,7 @@ class SpectralSolver {
 
   // --- methods -----------------------------------------------------------------------------------
 
-  __device__ bool power() {
+  __device__ __noinline__ bool power() {
     const C* const products = reinterpret_cast<const C*>(work_.products);
     for (int64_t step = 1; iterations_ < call_.passes - 1; ++step) {
       const double square = pass();
@@ -419,7 +419,7 @@ class SpectralSolver {
     growth_ = 1;
   }
 
-  __device__ bool lanczos() {
+  __device__ __noinline__ bool lanczos() {
     Projection& t = shared_.projection;
     double target = call_.tol;
     for (;;) {

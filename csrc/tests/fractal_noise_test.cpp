@@ -5,46 +5,20 @@
 
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <string>
 #include <vector>
 
+#include "tests/fractal_noise_problem.h"
 #include "tests/testing.h"
 
 namespace fractalkern::testing {
 namespace {
 
-const std::vector<std::vector<int64_t>> kSizes = {
-    {1},       {2},          {3},          {33},         {40000},         {1, 1},
-    {7, 8},    {8, 7},       {129, 255},   {300, 2},     {3, 5, 4},       {16, 30, 41},
-    {4, 4, 4}, {2, 3, 4, 5}, {6, 5, 4, 7}, {1, 1, 1, 1}, {2, 3, 4, 3, 2}, {4, 1, 5, 2, 9}};
-
-int64_t modes_of(const std::vector<int64_t>& size) {
-  int64_t modes = size.back() / 2 + 1;
-  for (std::size_t i = 0; i + 1 < size.size(); ++i) modes *= size[i];
-  return modes;
-}
-
 template <class T>
 std::vector<T> draw(const std::vector<int64_t>& size, Spectrum spectrum, Normalize normalize,
                     int64_t threads) {
-  const std::vector<double> beta = {1.5, -0.5};
-  FractalNoiseArgs<T> args{};
-  args.axes = static_cast<int>(size.size());
-  for (int i = 0; i < args.axes; ++i) {
-    args.size[i] = size[i];
-    args.step[i] = 1.0 / static_cast<double>(size[i]);
-  }
-  args.k_max = std::numeric_limits<double>::infinity();
-  args.items = static_cast<int64_t>(beta.size());
-  args.beta = beta.data();
-  args.seed = 0xFEDCBA9876543210;
-  args.spectrum = spectrum;
-  args.normalize = normalize;
-  std::vector<T> out(2 * modes_of(size) * args.items, std::numeric_limits<T>::quiet_NaN());
-  args.out = out.data();
-  fractal_noise_cpu(args, thread_parallel(threads));
-  return out;
+  const NoiseProblem problem{.size = size, .spectrum = spectrum, .normalize = normalize};
+  return noise_of_cpu<T>(problem, threads);
 }
 
 // Index of the mode whose leading coordinates are the negatives of those of row `row`.

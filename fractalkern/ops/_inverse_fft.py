@@ -1,4 +1,4 @@
-"""`torch.fft.irfftn` of a half spectrum that is not needed afterwards, in cache-sized blocks.
+"""`torch.fft.irfftn` of a half spectrum that is not needed afterwards, on the CPU in cached blocks.
 
 Fresh memory costs a page fault every 4 KiB, and for arrays beyond the allocator's 32 MiB limit each
 of torch's results is fresh: at 4096 x 4096 that is a third of the time. Blocks below the limit are
@@ -23,7 +23,8 @@ def is_worthwhile(half: Tensor, size: Sequence[int]) -> bool:
     """Whether `transform_columns` and `transformed_rows` beat `irfftn`."""
     column = math.prod(size[:-1]) * half.element_size()
     return (
-        len(size) > 1
+        half.device.type == "cpu"
+        and len(size) > 1
         and half.numel() * half.element_size() > _LARGE
         and column * _LEAST_COLUMNS <= _COLUMN_BLOCK
     )

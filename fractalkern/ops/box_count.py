@@ -84,7 +84,7 @@ def box_count(
         offsets: origins per axis and size: origin j of size s is floor(j * s / offsets),
             duplicates dropped; "all" means 0 to s - 1. Every combination over the axes is a grid.
         border: "keep" counts partial boxes at either border, "crop" only boxes wholly inside.
-        backend: "native" or "reference"; by default that of `use_backend`, else "native".
+        backend: "native", "reference" or "triton"; by default that of `use_backend`, else "native".
 
     Returns:
         BoxCounts. Counts are exact int64: equal for every backend, device and thread count.
@@ -123,12 +123,15 @@ def box_count(
         require_memory(what, 8 * math.prod(batch) * sum(grids), cells.device)
 
     arguments = (dims, box_sizes, origins, rule == "mixed", border == "crop")
-    if resolve(OP, backend, cells.device) == "reference":
+    name = resolve(OP, backend, cells.device)
+    if name == "reference":
         flat = reference_box_count(cells, *arguments)
     else:
-        # The kernel reads bytes: any nonzero one is in the set.
+        # The kernels read bytes: any nonzero one is in the set.
         flags = cells if cells.element_size() == 1 else cells != 0
-        flat = torch.ops.fractalkern.box_count(flags.contiguous(), *arguments)
+        ops = torch.ops.fractalkern
+        count = ops.box_count_triton if name == "triton" else ops.box_count
+        flat = count(flags.contiguous(), *arguments)
     per_grid = flat.reshape(*batch, sum(grids))
 
     if origins == 1:  # one grid a size
@@ -148,9 +151,10 @@ def box_count(
 
 
 @torch.library.register_fake("fractalkern::box_count")
-def _box_count_fake(
+def box_count_fake(
     mask: Tensor, spatial_dims: int, sizes: Sequence[int], offsets: int, mixed: bool, crop: bool
 ) -> Tensor:
+    """The op's result, uninitialised."""
     batch = math.prod(mask.shape[: mask.ndim - spatial_dims])
     grids = sum(_grids_per_size(sizes, offsets, spatial_dims))
     return mask.new_empty((batch, grids), dtype=torch.int64)

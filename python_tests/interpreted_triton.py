@@ -1,0 +1,134 @@
+"""Triton kernels under its interpreter, beside the compiled library on the CPU.
+
+`test_triton.py` runs this file in a process of its own, with TRITON_INTERPRET=1. Interpreted
+programs take a tenth of a second: sizes are small and each covers several things.
+"""
+
+import math
+import os
+
+import pytest
+import torch
+
+import fractalkern as fk
+import fractalkern.triton  # registers the ops
+from fractalkern.random import philox4x32
+
+assert os.environ["TRITON_INTERPRET"] == "1"
+ops = torch.ops.fractalkern
+
+NOISE = [
+    # size, spectrum, normalize, k_min, k_max, common noise, float64
+    ((2050,), "gaussian", "sample", 0.0, math.inf, False, True),
+    ((33,), "phase", "none", 0.0, 1 / 3, False, True),
+    ((1,), "gaussian", "none", 0.0, math.inf, False, True),
+    ((8, 7), "gaussian", "sample", 0.0, math.inf, False, False),
+    ((40, 30), "genesis", "sample", 0.1, 0.4, False, False),
+    ((3, 5, 4), "phase", "sample", 0.0, math.inf, False, False),
+    ((4, 4, 4), "gaussian", "none", 0.0, math.inf, True, True),
+    ((2, 3, 4, 5), "genesis", "none", 0.25, 0.5, False, True),
+    ((2, 3, 4, 3, 2), "gaussian", "ensemble", 0.0, math.inf, False, True),
+    ((4, 1, 5, 2, 9), "genesis", "ensemble", 0.0, math.inf, True, False),
+]
+
+
+@pytest.mark.parametrize("case", NOISE, ids=lambda case: f"{case[0]}-{case[1]}-{case[2]}")
+def test_modes_are_those_of_the_cpu(case):
+    size, spectrum, normalize, low, high, common, float64 = case
+    step = [1 / n for n in size]
+    seed = -(2**62) - 5
+    betas = torch.tensor([1.5, -0.5], dtype=torch.float64)
+    arguments = (betas, list(size), step, seed, common, low, high, spectrum, normalize, float64)
+    ours = ops.fractal_noise_spectrum_triton(*arguments)
+    expected = ops.fractal_noise_spectrum(*arguments)
+    assert ours.dtype == expected.dtype
+    scale = expected.abs().amax(tuple(range(1, expected.dim())), keepdim=True)
+    error = (ours - expected).abs()
+    assert (error <= (3e-14 if float64 else 2e-6) * scale).all()
+
+
+def test_phases_are_random_bits_equal_to_the_cpus():
+    # Of modulus 1, so that the angle gives the words back.
+    size, seed = (6, 5), 12345
+    arguments = (list(size), [1 / 6, 1 / 5], seed, False, 0.0, math.inf, "phase", "none", True)
+    flat = torch.zeros(1, dtype=torch.float64)
+    modes = torch.view_as_complex(ops.fractal_noise_spectrum_triton(flat, *arguments))[0]
+    key = philox4x32([0, 0, 0, 1], (seed, 0))[:2]
+    for row, column in ((1, 1), (5, 2), (3, 1)):
+        first = row if row <= 3 else row - 6
+        words = philox4x32([column, first % 2**32, 0, 0], tuple(map(int, key)))
+        turn = float(((words[2] << 32) | words[3]) >> 11) * 2.0**-53
+        angle = float(modes[row, column].angle()) / (2 * math.pi) % 1
+        assert angle == pytest.approx(turn, abs=1e-15)
+
+
+def test_fields_and_gradients_are_those_of_the_native_backend():
+    fields, gradients = [], []
+    for backend in ("triton", "native"):
+        beta = torch.tensor([0.8, 1.2], dtype=torch.float64, requires_grad=True)
+        options = {"seed": 5, "dtype": torch.float64, "batch": 2, "backend": backend}
+        field = fk.fractal_noise((6, 9), beta, **options)
+        field.pow(3).sum().backward()
+        fields.append(field.detach())
+        gradients.append(beta.grad)
+    torch.testing.assert_close(*fields, rtol=0, atol=1e-12)
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=0)
+
+
+def test_compile_sees_the_noise():
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def doubled():
+        return 2 * fk.fractal_noise((6, 4), 1.0, seed=3, backend="triton", dtype=torch.float64)
+
+    expected = fk.fractal_noise((6, 4), 1.0, seed=3, dtype=torch.float64)
+    torch.testing.assert_close(doubled(), 2 * expected, rtol=0, atol=1e-12)
+
+
+def test_opcheck_of_the_spectrum():
+    betas = torch.tensor([1.5], dtype=torch.float64, requires_grad=True)
+    rest = (3, True, 0.0, 0.4, "genesis", "none", False)
+    torch.library.opcheck(
+        ops.fractal_noise_spectrum_triton.default, (betas, [6, 7], [1 / 6, 1 / 7], *rest)
+    )
+
+
+BOXES = [
+    # shape, spatial axes, options
+    ((37, 90), 2, {}),
+    ((3, 5, 6, 7), 3, {"rule": "mixed", "sizes": [1, 2, 4]}),
+    ((2, 3, 4, 3, 5), 4, {"sizes": [2, 3]}),
+    ((70,), 1, {"sizes": [1, 7, 21, 64], "rule": "mixed"}),
+    ((2, 13, 11), 2, {"offsets": 2, "sizes": [3, 4], "border": "crop"}),
+    ((9, 20), 2, {"sizes": [3, 6, 9], "border": "crop", "rule": "mixed"}),
+    ((0, 8, 8), 2, {}),
+]
+
+
+@pytest.mark.parametrize(("shape", "dims", "options"), BOXES, ids=str)
+def test_box_counts_are_those_of_the_cpu(shape, dims, options):
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(3)) < 0.1
+    ours = fk.box_count(mask, spatial_dims=dims, backend="triton", **options)
+    expected = fk.box_count(mask, spatial_dims=dims, **options)
+    assert torch.equal(ours.per_grid, expected.per_grid)
+
+
+def test_box_counts_of_integers_of_any_strides():
+    mask = torch.randint(-1, 2, (9, 14), generator=torch.Generator().manual_seed(3))
+    for view in (mask.T, mask.to(torch.int8)[:, ::3]):
+        ours = fk.box_count(view, sizes=[1, 4], backend="triton")
+        assert torch.equal(ours.per_grid, fk.box_count(view, sizes=[1, 4]).per_grid)
+
+
+def test_compile_sees_the_counts():
+    mask = torch.eye(6, dtype=torch.bool)
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def counted(mask):
+        return fk.box_count(mask, backend="triton").counts + 1
+
+    assert counted(mask).tolist() == [7, 4, 3]
+
+
+def test_opcheck_of_the_counts():
+    mask = torch.eye(6, dtype=torch.bool)
+    torch.library.opcheck(ops.box_count_triton.default, (mask, 2, [2, 3], 2, True, False))
