@@ -174,9 +174,7 @@ class Records {
                       large_count, scratch, arrivals, limit);
     }
     // Few threads wait for each other less, and leave room for more blocks.
-    const int64_t threads = small_entries_ > 16384  ? kMostThreads
-                            : small_entries_ > 8192 ? 256
-                                                    : 128;
+    const int64_t threads = small_entries_ > 8192 ? kMostThreads : 128;
     if (small_count_ > 0)
       launch(kOp, &solve_matrices, static_cast<unsigned>(small_count_), shape(threads),
              static_cast<size_t>(small_bytes_), stream_, call, records, small_count_, nullptr,
