@@ -121,7 +121,8 @@ def test_cuda_half_is_built_where_nvcc_is():
 
 
 # Bytes of spill stores and loads that a kernel may have, by a part of its mangled name.
-ALLOWED_SPILLS: dict[str, int] = {}
+# power_iteration's loops over matrices keep a few numbers across the calls of what does the work.
+ALLOWED_SPILLS: dict[str, int] = {"solve_": 24}
 
 
 @pytest.mark.needs("nvcc")

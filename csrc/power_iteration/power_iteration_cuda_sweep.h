@@ -9,7 +9,7 @@
 
 namespace fractalkern {
 
-constexpr int kMostThreads = 256;  // with 255 registers each nothing spills
+constexpr int kMostThreads = 384;  // with 168 registers each
 constexpr int kMostWarps = kMostThreads / kWarp;
 constexpr int kWarpRows = 4;  // that share a load of v
 

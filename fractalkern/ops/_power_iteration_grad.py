@@ -319,9 +319,9 @@ def solve_each(
 
 def outer_products(grad: Tensor, vectors: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
     """grad_i u_i v_i^T for each weight, on any device."""
-    _, left, right = _sizes(weights)
+    _, left, _ = _sizes(weights)
     products = []
-    u_all, v_all = vectors.split([left, right])
+    u_all, v_all = vectors[:left], vectors[left:]
     for weight in weights:
         *batch, m, n = weight.shape
         count = math.prod(batch)
