@@ -64,8 +64,8 @@ def find_nvcc() -> Path | None:
 def compile_cuda(nvcc: Path) -> tuple[list[str], list[str]]:
     """Object files of all .cu sources, and the names of the architectures in them.
 
-    A source is compiled again when it, a header or the command has changed. Beside each object
-    stands what ptxas said of its kernels' registers and spills; a test reads it.
+    A source is compiled again when it, a header that it includes or the command has changed. Beside
+    each object stands what ptxas said of its kernels' registers and spills; a test reads it.
     """
     numbers = os.environ.get("FRACTALKERN_CUDA_ARCHS", "80,90").split(",")
     architectures = [f"sm_{n}" for n in numbers] + [f"compute_{numbers[-1]}"]
@@ -76,19 +76,23 @@ def compile_cuda(nvcc: Path) -> tuple[list[str], list[str]]:
         *["-Xcompiler", "-fPIC,-fvisibility=hidden", f"-I{ROOT / 'csrc'}"],
         f'-DFRACTALKERN_CUDA_ARCHITECTURES="{",".join(architectures)}"',
     ]
-    newest_header = max(path.stat().st_mtime for path in ROOT.glob("csrc/*/*.h"))
     CUDA_BUILD.mkdir(parents=True, exist_ok=True)
+
+    def newest(dependencies: Path) -> float:
+        _, _, files = dependencies.read_text().partition(":")
+        paths = [Path(name) for name in files.replace("\\\n", " ").split()]
+        return max((p.stat().st_mtime if p.exists() else float("inf")) for p in paths)
 
     def compile_one(source: Path) -> str:
         target = CUDA_BUILD / f"{source.stem}.o"
         log, stamp = target.with_suffix(".ptxas.txt"), target.with_suffix(".command.txt")
-        command = [str(part) for part in [nvcc, *flags, "-c", source, "-o", target]]
-        newest_source = max(newest_header, source.stat().st_mtime)
+        included = target.with_suffix(".d")
+        parts = [nvcc, *flags, "-MMD", "-MF", included, "-c", source, "-o", target]
+        command = [str(part) for part in parts]
         if (
-            target.exists()
-            and stamp.exists()
+            stamp.exists()
             and stamp.read_text() == "\n".join(command)
-            and target.stat().st_mtime > newest_source
+            and target.stat().st_mtime > newest(included)
         ):
             return str(target)
         stamp.unlink(missing_ok=True)

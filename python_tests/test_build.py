@@ -121,8 +121,18 @@ def test_cuda_half_is_built_where_nvcc_is():
 
 
 # Bytes of spill stores and loads that a kernel may have, by a part of its mangled name.
-# power_iteration's loops over matrices keep a few numbers across the calls of what does the work.
-ALLOWED_SPILLS: dict[str, int] = {"solve_": 24}
+# Those of train_sweep lie outside the loop over rows, or in an engine for data that do not fit
+# shared memory, which reads from further away anyway. power_iteration's loops over matrices keep a
+# few numbers across the calls of what does the work.
+ALLOWED_SPILLS = {
+    "TensorCoreEngineILi16ELb1E": 24,
+    "TensorCoreEngineILi32ELb1E": 132,
+    "TensorCoreEngineILi32ELb0E": 124,
+    "MultiplyAddEngineIdLi16ELb1E": 152,
+    "MultiplyAddEngineIdLi32ELb0E": 1976,
+    "MultiplyAddEngineIfLi32ELb0E": 372,
+    "solve_": 24,
+}
 
 
 @pytest.mark.needs("nvcc")
@@ -178,7 +188,8 @@ def test_every_op_is_registered_and_tested_by_opcheck():
     for path in (ROOT / "csrc").glob("*/*_op.cpp"):
         stem = path.name.removesuffix("_op.cpp")
         assert (ROOT / "fractalkern" / "reference" / f"{stem}.py").exists(), stem
-        assert "register_fake" in (ROOT / "fractalkern" / "ops" / f"{stem}.py").read_text(), stem
+        ops = (ROOT / "fractalkern" / "ops").glob(f"*{stem}*.py")
+        assert any("register_fake" in op.read_text() for op in ops), stem
         test = (ROOT / "python_tests" / f"test_{stem}.py").read_text()
         assert "opcheck(" in test, stem
         assert "fullgraph=True" in test, stem

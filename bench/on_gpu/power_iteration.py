@@ -34,6 +34,13 @@ def _ours(weights: list[Tensor], passes: int, method: str) -> Callable[[], Tenso
     return lambda: fk.power_iteration(weights, iters=passes, method=method).sigma
 
 
+def _in_triton(weights: list[Tensor]) -> Callable[[], Tensor]:
+    import triton  # noqa: F401  # where it is missing there is no row
+
+    options = {"iters": ITERATIONS, "method": "power", "backend": "triton"}
+    return lambda: fk.power_iteration(weights, **options).sigma
+
+
 def _captured(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """The same call as one launch of a graph."""
     side = torch.cuda.Stream()
@@ -129,6 +136,7 @@ def _iterations(name: str, shapes: list[tuple[int, int]], target: str, checked: 
         [
             ours("power"),
             ours("lanczos"),
+            Contender("power, Triton", lambda: _in_triton(weights()), work, check, "ours"),
             Contender("bmm, already stacked", lambda: _stacked(weights(), ITERATIONS), work, check),
             Contender("loop", lambda: _loop(weights(), ITERATIONS), work, check),
             Contender(

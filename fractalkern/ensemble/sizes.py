@@ -1,0 +1,50 @@
+"""How many runs a batched call takes, and how many are in memory at a time."""
+
+import torch
+from torch import Tensor, nn
+
+from fractalkern.ensemble.data import Data
+from fractalkern.ensemble.training import Rules
+from fractalkern.memory import available_bytes
+
+# What the activations of a batched call may take on a CPU: more of them only miss the caches.
+_CPU_BLOCK_BYTES = 16 * 2**20
+_COPIES = 8  # of the parameters: themselves, gradient, two moments, temporaries
+
+
+def width(rules: Rules, runs: int, data: Data) -> int:
+    """Runs a batched call: as many as activations have room for, in blocks of equal size."""
+    room = _CPU_BLOCK_BYTES if rules.device.type == "cpu" else _memory(rules.device) // 4
+    most = max(1, min(runs, room // max(_activation_bytes(rules, data), 1)))
+    blocks = -(-runs // most)
+    return -(-runs // blocks)
+
+
+def chunk(template: nn.Module, device: torch.device, width: int) -> int:
+    """Runs in memory at a time: whole blocks in half of what is there."""
+    parameters = sum(p.numel() * p.element_size() for p in template.parameters())
+    most = _memory(device) // 2 // max(parameters * _COPIES, 1)
+    return max(1, most // width) * width
+
+
+def _memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return available_bytes()
+
+
+def _activation_bytes(rules: Rules, data: Data) -> int:
+    """What one run keeps for its backward pass, its parameters aside."""
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    sample = data.sample()
+    batch = sample if data.shared else tuple(tensor[0] for tensor in sample)
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        rules.gradients.alone(batch)
+    own = {p.untyped_storage().data_ptr() for p in rules.gradients.training.parameters()}
+    return sum(size for place, size in kept.items() if place not in own)
