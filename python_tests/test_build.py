@@ -131,7 +131,8 @@ ALLOWED_SPILLS = {
     "MultiplyAddEngineIdLi16ELb1E": 152,
     "MultiplyAddEngineIdLi32ELb0E": 1976,
     "MultiplyAddEngineIfLi32ELb0E": 372,
-    "solve_": 24,
+    "solve_matrices": 40,
+    "solve_as": 24,
 }
 
 
