@@ -18,7 +18,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 _TESTS = ["python_tests/test_cuda.py", "python_tests/test_box_count.py"]
 _SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
-_SMALL = "2-D or 3-D or line or opcheck or bits_do_not_depend or fields_repeat"
+_SMALL = "2-D or 3-D or line or opcheck or bits_do_not_depend or fields_repeat or singular_values"
 
 
 def main() -> int:
@@ -71,10 +71,17 @@ def _step(name: str, command: list[str]) -> None:
 def _race(only: str) -> list:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     # Not before: the library may just have been built.
-    from bench.on_gpu import box_count, ceilings, fractal_noise, rows, train_sweep
+    from bench.on_gpu import (
+        box_count,
+        ceilings,
+        fractal_noise,
+        power_iteration,
+        rows,
+        train_sweep,
+    )
 
     found: list[rows.Row] = []
-    for module in (ceilings, box_count, train_sweep, fractal_noise):
+    for module in (ceilings, box_count, train_sweep, fractal_noise, power_iteration):
         for case in module.cases():
             if case.kernel != "ceiling" and only not in f"{case.kernel}: {case.case}":
                 continue

@@ -27,7 +27,7 @@ CUDA_KERNELS = tuple(
     if torch._C._dispatch_has_kernel_for_dispatch_key(f"fractalkern::{op}", "CUDA")
 )
 # Those of fractalkern.triton.
-TRITON_KERNELS = ("box_count", "fractal_noise")
+TRITON_KERNELS = ("box_count", "fractal_noise", "power_iteration")
 _OLDEST_TRITON = (3, 4)
 _CUDA_BUILT = bool(_native.build_info()["cuda_architectures"])
 

@@ -132,3 +132,60 @@ def test_compile_sees_the_counts():
 def test_opcheck_of_the_counts():
     mask = torch.eye(6, dtype=torch.bool)
     torch.library.opcheck(ops.box_count_triton.default, (mask, 2, [2, 3], 2, True, False))
+
+
+MATRICES = {
+    "odd shapes": ([(17, 5), (1, 130), (33, 1), (40, 37)], torch.float32),
+    "float64": ([(20, 300), (7, 7)], torch.float64),
+    "bfloat16": ([(18, 9)], torch.bfloat16),
+    "float16": ([(9, 140)], torch.float16),
+}
+
+
+@pytest.mark.parametrize("method", ["lanczos", "power"])
+@pytest.mark.parametrize(("shapes", "dtype"), MATRICES.values(), ids=MATRICES)
+def test_singular_values_are_those_of_the_cpu(shapes, dtype, method):
+    generator = torch.Generator().manual_seed(3)
+    weights = []
+    for m, n in shapes:
+        noise = torch.randn(m, n + 2, generator=generator)
+        noise += (
+            2 * torch.randn(m, 1, generator=generator) * torch.randn(n + 2, generator=generator)
+        )
+        weights.append(noise.to(dtype)[:, :n].requires_grad_(dtype == torch.float32))
+    for options in ({"iters": 5}, {"iters": 30, "tol": 1e-3}, {"iters": 1}):
+        ours = fk.power_iteration(weights, method=method, seed=2, backend="triton", **options)
+        expected = fk.power_iteration(weights, method=method, seed=2, **options)
+        # The CPU's Lanczos takes half a step more from its last pass.
+        tolerance = 1e-3 if method == "lanczos" else 1e-5
+        torch.testing.assert_close(ours.sigma, expected.sigma, rtol=tolerance, atol=0)
+        assert (ours.sigma <= expected.upper * (1 + 1e-6)).all()
+        assert (ours.upper >= expected.sigma * (1 - 1e-6)).all()
+        assert (ours.lower <= ours.sigma * (1 + 1e-6)).all()
+        assert ours.status == expected.status
+    if dtype == torch.float32:
+        given = [torch.autograd.grad(r.sigma.sum(), weights) for r in (ours, expected)]
+        for one, other in zip(*given, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
+
+
+def test_singular_values_of_stacks_starts_and_zeros():
+    weights = 1e-30 * torch.randn(2, 2, 6, 4, generator=torch.Generator().manual_seed(1))
+    weights[0, 1] = 0
+    wide = weights.double() * 1e-250
+    ours = fk.power_iteration(weights, iters=6, backend="triton")
+    expected = fk.power_iteration(weights, iters=6)
+    torch.testing.assert_close(ours.sigma, expected.sigma, rtol=1e-4, atol=0)
+    assert ours.status == expected.status
+    exact = torch.linalg.matrix_norm(1e280 * wide, 2)
+    ours = fk.power_iteration(wide, iters=6, backend="triton")
+    torch.testing.assert_close(1e280 * ours.sigma, exact, rtol=1e-9, atol=0)
+    start = torch.ones(2, 2, 4)
+    ours = fk.power_iteration(weights, iters=3, start=start, backend="triton")
+    expected = fk.power_iteration(weights, iters=3, start=start)
+    torch.testing.assert_close(ours.upper, expected.upper, rtol=1e-5, atol=0)
+    with pytest.raises(fk.InputError, match=r"^power_iteration: weights must be finite"):
+        fk.power_iteration(weights / 0, backend="triton")
+    torch.library.opcheck(
+        ops.power_iteration_triton, ([weights[0, 0]], None, 3, -1.0, True, 1e-6, 0)
+    )

@@ -157,6 +157,126 @@ def test_early_exit_changes_no_result():
         torch.testing.assert_close(with_exit[index], without[index], rtol=0, atol=0, equal_nan=True)
 
 
+# Small matrices, some that do not fit into a multiprocessor's shared memory, and odd strides.
+MATRICES = {
+    "small": [(64, 2), (64, 64), (1, 64), (200, 1), (3, 5)],
+    "large": [(700, 300), (1000, 999), (64, 64), (5, 40_000), (60_000, 3)],
+    "one": [(2048, 2048)],
+}
+
+
+def weights(shapes, dtype):
+    """Matrices of a spectrum with a gap, every third a view with a longer row."""
+    drawn = []
+    for i, (m, n) in enumerate(shapes):
+        matrix = 0.3 * torch.randn(m, n + 3 * (i % 3 == 2), generator=generator())
+        view = matrix.to(dtype)[:, :n]
+        u, v = torch.randn(m, 1, generator=generator()), torch.randn(n, generator=generator())
+        view += (u * v / (i + 1)).to(dtype)
+        drawn.append(view)
+    return drawn
+
+
+@pytest.mark.parametrize("method", ["lanczos", "power"])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str
+)
+@pytest.mark.parametrize("shapes", MATRICES.values(), ids=MATRICES)
+def test_singular_values_are_those_of_the_cpu(shapes, dtype, method):
+    matrices = weights(shapes, dtype)
+    on_device = [w.to(DEVICE) for w in matrices]
+    for options in ({"iters": 9}, {"iters": 200, "tol": 1e-3}):
+        ours = fk.power_iteration(on_device, method=method, seed=5, **options)
+        expected = fk.power_iteration(matrices, method=method, seed=5, **options)
+        tolerance = 1e-9 if dtype == torch.float64 else 1e-5
+        torch.testing.assert_close(ours.sigma.cpu(), expected.sigma, rtol=tolerance, atol=0)
+        torch.testing.assert_close(ours.lower.cpu(), expected.lower, rtol=tolerance, atol=0)
+        assert ours.status == expected.status
+        assert (ours.lower <= ours.sigma * (1 + 1e-7)).all()
+        assert (ours.upper >= ours.sigma * (1 - 1e-7)).all()
+        for w, sigma, u, v in zip(on_device, ours.sigma, ours.u, ours.v, strict=True):
+            torch.testing.assert_close(
+                (w.double() @ v.double()).norm(), sigma.double(), rtol=1e-5, atol=0
+            )
+            torch.testing.assert_close(
+                w.double() @ v.double(),
+                sigma.double() * u.double(),
+                rtol=0,
+                atol=float(1e-5 * sigma),
+            )
+    again = fk.power_iteration(on_device, method=method, seed=5, **options)
+    assert torch.equal(ours.sigma, again.sigma)
+    assert torch.equal(ours.flat_v, again.flat_v)
+
+
+def test_singular_values_of_stacks_scales_and_starts():
+    stack = 1e20 * torch.randn(3, 4, 48, 31, generator=generator())
+    stack[1, 2] = 0
+    stack[2, 0] *= 1e-37
+    ours = fk.power_iteration(stack.to(DEVICE), iters=31)
+    exact = torch.linalg.matrix_norm(stack.double(), 2)
+    torch.testing.assert_close(ours.sigma.cpu().double(), exact, rtol=1e-5, atol=0)
+    assert ours.status[1][2] == "zero"
+    assert not ours.u[1, 2].any()
+    start = ours.v.clone()
+    start[1, 2] = 1
+    warm = fk.power_iteration(stack.to(DEVICE), iters=2, start=start)
+    torch.testing.assert_close(warm.sigma, ours.sigma, rtol=1e-5, atol=0)
+
+
+def test_a_matrix_that_is_not_finite_says_so_without_a_wait():
+    broken = torch.ones(4, 4, device=DEVICE)
+    broken[1, 1] = float("nan")
+    norms = fk.power_iteration([broken, broken[2:]])
+    assert norms.status == ["not finite", "iterated"]
+    assert norms.sigma.isnan().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_penalties_and_gradients_are_those_of_the_cpu(dtype):
+    matrices = weights([(64, 2), (64, 64), (90, 1), (300, 700)], dtype)
+    found = []
+    for device in (DEVICE, torch.device("cpu")):
+        leaves = [w.to(device).detach().clone().requires_grad_() for w in matrices]
+        targets = torch.tensor([1.0, 2.0, 0.5, 3.0], device=device)
+        penalty, sigma, following = fk.regularizers.spectral_penalty(
+            leaves, targets, torch.tensor(0.1, dtype=torch.float64, device=device), iters=12
+        )
+        penalty.backward()
+        (fk.power_iteration(leaves, iters=12).sigma.sum() * 3).backward()
+        found.append([penalty, sigma, following.abs(), *[w.grad for w in leaves]])
+    rounding = 1e-2 if dtype == torch.bfloat16 else 1e-4
+    for ours, expected in zip(*found, strict=True):
+        assert ours.dtype == expected.dtype
+        torch.testing.assert_close(ours.cpu(), expected, rtol=rounding, atol=rounding)
+
+
+def test_a_penalty_is_captured_in_a_graph():
+    leaves = [w.to(DEVICE).requires_grad_() for w in weights([(64, 64), (900, 400)], torch.float32)]
+    goal, scale = torch.ones(2, device=DEVICE), torch.ones((), device=DEVICE)
+
+    def step():
+        penalty, *_ = fk.regularizers.spectral_penalty(leaves, goal, scale, iters=6)
+        return penalty, torch.autograd.grad(penalty, leaves)
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured, gradients = step()
+    with torch.no_grad():
+        leaves[0].mul_(2)
+        leaves[1].add_(0.01)
+    graph.replay()
+    torch.cuda.synchronize()
+    expected, expected_gradients = step()
+    assert torch.equal(captured, expected)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, expected_gradients, strict=True))
+
+
 def test_streams_do_not_disturb_each_other():
     mask = (torch.rand(512, 512, generator=generator()) < 0.02).to(DEVICE)
     arguments, options = moved(*view("tanh", resolution=16, steps=30))
@@ -234,6 +354,9 @@ def test_opcheck():
     arguments, options = moved(*view("tanh", resolution=4, steps=5))
     rest = (options["steps"], options["activation"], None, None, False, None, True, False, True)
     torch.library.opcheck(torch.ops.fractalkern.train_sweep.default, (*arguments, *rest))
+    matrices = [w.to(DEVICE) for w in weights([(5, 3), (4, 4)], torch.float32)]
+    options = (None, 5, -1.0, True, 1e-6, 0)
+    torch.library.opcheck(torch.ops.fractalkern.power_iteration.default, (matrices, *options))
 
 
 def test_autocast_leaves_the_training_alone():
@@ -262,6 +385,22 @@ def test_bad_input_gives_the_sentences_of_the_cpu(change, message):
     change(arguments, options)
     with pytest.raises(fk.InputError, match=f"^train_sweep: {message}"):
         fk.train_sweep(*arguments, **options)
+
+
+def test_a_grid_is_trained_on_the_device():
+    pytest.importorskip("safetensors")
+    from fractalkern.experiments.trainability.training import tile_cells, tile_trainer
+    from fractalkern.sweeps.grid import Tile
+
+    config = TrainabilityConfig(resolution=32, steps=40, device="cuda").checked()
+    tile = Tile(0, 0, 32)
+    ours = tile_trainer(config)(tile)
+    expected = tile_trainer(dataclasses.replace(config, device="cpu"))(tile)
+    first, second = tile_cells(config, tile)
+    calm = ((first < 1) & (second < 1)).reshape(32, 32).numpy()
+    assert calm.any()
+    for name in ("value", "final_loss"):
+        np.testing.assert_allclose(ours[name][calm], expected[name][calm], rtol=1e-9)
 
 
 FIELDS = {
@@ -378,27 +517,3 @@ def test_opcheck_of_the_spectrum():
         torch.ops.fractalkern.fractal_noise_spectrum.default,
         (betas, [6, 7], [1 / 6, 1 / 7], 3, True, *rest),
     )
-
-
-def test_a_grid_is_trained_on_the_device():
-    pytest.importorskip("safetensors")
-    from fractalkern.experiments.trainability.training import tile_cells, tile_trainer
-    from fractalkern.sweeps.grid import Tile
-
-    config = TrainabilityConfig(resolution=32, steps=40, device="cuda").checked()
-    tile = Tile(0, 0, 32)
-    ours = tile_trainer(config)(tile)
-    expected = tile_trainer(dataclasses.replace(config, device="cpu"))(tile)
-    first, second = tile_cells(config, tile)
-    calm = ((first < 1) & (second < 1)).reshape(32, 32).numpy()
-    assert calm.any()
-    for name in ("value", "final_loss"):
-        np.testing.assert_allclose(ours[name][calm], expected[name][calm], rtol=1e-9)
-
-
-def test_a_kernel_that_is_missing_says_so():
-    missing = set(backends._KERNELS) - set(backends.CUDA_KERNELS)
-    if "power_iteration" not in missing:
-        pytest.skip("every kernel is written in CUDA")
-    with pytest.raises(fk.BackendError, match="power_iteration: the native backend cannot run on"):
-        fk.power_iteration(torch.eye(4, device=DEVICE), iters=1)

@@ -87,6 +87,21 @@ def test_box_count_compiles_ahead_of_time(architecture):
 
 
 @pytest.mark.needs("triton")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("entry", "wide"), [("fp32", False), ("bf16", False), ("fp64", True)])
+def test_power_iteration_compiles_ahead_of_time(entry, wide, architecture):
+    from fractalkern.triton import power_iteration
+
+    real = "*fp64" if wide else "*fp32"
+    types = {"w": f"*{entry}", "v": real, "y": real, "z": real}
+    types |= {"rows": "i32", "columns": "i32", "stride": "i64"}
+    constants = {"WIDE": wide, "ROWS": power_iteration.ROWS, "COLUMNS": power_iteration.COLUMNS}
+    kernel = power_iteration._sweep
+    ptx = compiled(kernel, *signature_of(kernel, types, constants), architecture)
+    assert f".target sm_{architecture}" in ptx
+
+
+@pytest.mark.needs("triton")
 def test_cpu_tensors_need_the_interpreter():
     with pytest.raises(fk.BackendError, match=r"^fractal_noise: .* CPU tensors need TRITON_INT"):
         fk.fractal_noise(8, 1.0, seed=0, backend="triton")
@@ -96,9 +111,9 @@ def test_cpu_tensors_need_the_interpreter():
 def test_a_kernel_that_is_not_in_triton_says_so():
     with (
         fk.use_backend("triton"),
-        pytest.raises(fk.BackendError, match=r"^power_iteration: .* not written in Triton"),
+        pytest.raises(fk.BackendError, match=r"^box_mass: .* not written in Triton"),
     ):
-        fk.power_iteration(torch.eye(4), iters=1)
+        fk.box_masses(torch.ones(4, 4, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("version", [None, "3.3.1"])

@@ -75,13 +75,19 @@ __device__ __forceinline__ T* dynamic_shared() {
 #endif
 }
 
-// Queues kernel(arguments...) with `shared_bytes` of dynamic shared memory.
+// Queues kernel(arguments...) with `shared_bytes` of dynamic shared memory. `together`: its blocks,
+// one a multiprocessor at most, all run at once, so that they may wait for each other.
 template <class... Parameters, class... Arguments>
-void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 block,
-            size_t shared_bytes, const CudaStream& stream, Arguments... arguments) {
+void launch_as(bool together, const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+               size_t shared_bytes, const CudaStream& stream, Arguments... arguments) {
 #if defined(FRACTALKERN_CUDA_ON_HOST)
   (void)op, (void)stream;
-  cuda_on_host::run(grid, block, shared_bytes, [&] { kernel(Parameters(arguments)...); });
+  const auto call = [&] { kernel(Parameters(arguments)...); };
+  if (together) {
+    cuda_on_host::run_together(grid.x, block.x, shared_bytes, call);
+  } else {
+    cuda_on_host::run(grid, block, shared_bytes, call);
+  }
 #else
   if (shared_bytes > kSharedBytesWithoutAsking)
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -92,8 +98,26 @@ void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 block
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = native(stream);
+  cudaLaunchAttribute cooperative{};
+  cooperative.id = cudaLaunchAttributeCooperative;
+  cooperative.val.cooperative = 1;
+  config.attrs = &cooperative;
+  config.numAttrs = together ? 1 : 0;
   check_cuda(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), op);
 #endif
+}
+
+template <class... Parameters, class... Arguments>
+void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+            size_t shared_bytes, const CudaStream& stream, Arguments... arguments) {
+  launch_as(false, op, kernel, grid, block, shared_bytes, stream, arguments...);
+}
+
+template <class... Parameters, class... Arguments>
+void launch_together(const char* op, void (*kernel)(Parameters...), unsigned blocks,
+                     unsigned threads, size_t shared_bytes, const CudaStream& stream,
+                     Arguments... arguments) {
+  launch_as(true, op, kernel, blocks, threads, shared_bytes, stream, arguments...);
 }
 
 }  // namespace fractalkern

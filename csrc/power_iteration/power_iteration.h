@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "common/cuda_stream.h"
+#include "common/host_device.h"
 #include "common/parallel.h"
 
 namespace fractalkern {
@@ -52,5 +54,69 @@ struct SpectralGradient {
 
 void power_iteration_backward_cpu(const SpectralGradient* gradients, int64_t count,
                                   const Parallel& parallel);
+
+// --- on a GPU -----------------------------------------------------------------------------------
+
+enum class SpectralType : int32_t { kFloat, kDouble, kHalf, kBFloat16 };
+
+FRACTALKERN_HOST_DEVICE int64_t bytes_of(SpectralType type) {
+  return type == SpectralType::kDouble ? 8 : type == SpectralType::kFloat ? 4 : 2;
+}
+
+// [stack, rows, columns] on the device, the last axis contiguous; all of it if stack > 1.
+struct SpectralWeight {
+  const void* data;
+  SpectralType type;
+  int64_t stack, rows, columns, row_stride;
+};
+
+constexpr int64_t kMostRowsOnCuda = (int64_t{1} << 31) - 1;  // and columns
+
+// Pointers but that of the weights are to the device; to numbers in double if `wide`, else float.
+struct PowerIterationCuda {
+  const SpectralWeight* weights;
+  int64_t count;  // of weights; they hold B matrices, with L rows and R columns in all
+  int64_t passes;
+  double tol;
+  bool lanczos;
+  double delta;
+  uint64_t seed;
+  const void* start;  // [R] in double if `start_wide`, or nullptr; random where a vector is zero
+  bool start_wide;
+  bool wide;
+  void* sigma;     // [B]
+  void* vectors;   // [L + R]: the left ones, then the right ones
+  void* bounds;    // [3, B]: residual, lower, upper; or nullptr
+  int64_t* codes;  // [2, B]: iterations, status; or nullptr
+  void* next;      // [R]: the right vectors, of matrices that are zero their start; or nullptr
+};
+
+void power_iteration_cuda(const PowerIterationCuda& problem, const CudaStream& stream);
+
+// gradient = scale u v^T for every matrix of a stack, in the stack's own type.
+struct SpectralGradientCuda {
+  void* gradient;  // [stack, rows, columns], contiguous
+  SpectralType type;
+  int64_t stack, rows, columns;
+  const void* scale;  // [stack], in double if `wide`, else float, and so are
+  const void* u;      // [stack, rows]
+  const void* v;      // [stack, columns]
+};
+
+void power_iteration_backward_cuda(const SpectralGradientCuda* gradients, int64_t count, bool wide,
+                                   const CudaStream& stream);
+
+// penalty[r] = weight[r] sum over the matrices i of group r = i mod groups of
+// (sigma_i - target_i)^2; slope_i = d penalty / d sigma_i.
+struct SpectralPenaltyCuda {
+  int64_t count, groups;
+  bool wide;                      // sigma, penalty and slope in double
+  bool target_wide, weight_wide;  // double, else float
+  const void *sigma, *target;     // [count]
+  const void* weight;             // [groups]
+  void *penalty, *slope;          // [groups], [count]
+};
+
+void spectral_penalty_cuda(const SpectralPenaltyCuda& problem, const CudaStream& stream);
 
 }  // namespace fractalkern

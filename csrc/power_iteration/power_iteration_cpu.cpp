@@ -153,13 +153,6 @@ void divide(double* x, double norm, bool narrow, int64_t size) {
   kDivide.active()(x, norm, narrow, size);
 }
 
-// Whether the sums of squares of C are far enough from the ends of its range.
-template <class C>
-bool in_range(double square) {
-  return std::is_same_v<C, float> ? square > 1e-24 && square < 1e24
-                                  : square > 1e-200 && square < 1e200;
-}
-
 // One matrix with entries of type S, worked on in numbers of type C.
 template <class S, class C>
 class Solver {
@@ -330,29 +323,24 @@ class Solver {
     return true;
   }
 
-  // A dot product of n terms in any order is off by at most gamma_n |w| |v|, gamma_n = n eps.
   void bounds(double left_norm, double right_norm) {
-    constexpr double eps = std::numeric_limits<double>::epsilon();
-    const double n = static_cast<double>(columns_ + 4), m = static_cast<double>(rows_ + 4);
-    const double sums = 1 + (n + m) * eps;
-    const double frobenius = std::sqrt(norms_.squares) * sums;
-    m_.lower = std::max(
-        0.0, left_norm * (1 - m * eps) / (right_norm * (1 + n * eps)) - n * eps * frobenius);
-    double upper = frobenius;
-    if (m_.start != nullptr) {
-      const double largest_column = *std::max_element(column_sums_, column_sums_ + columns_);
-      upper = std::min(upper, std::sqrt(largest_column * norms_.largest_row) * sums);
-    } else {
+    const bool given = m_.start != nullptr;
+    const double largest_column =
+        given ? *std::max_element(column_sums_, column_sums_ + columns_) : 0;
+    const SpectralBounds found =
+        bounds_of({left_norm, right_norm, norms_.squares, norms_.largest_row, largest_column},
+                  rows_, columns_);
+    m_.lower = found.lower;
+    double upper = found.product;
+    if (!given) {
       const double component = least_component(problem_.delta, start_norm_);
       const double theorem =
           problem_.lanczos
               ? lanczos_upper(largest_eigenvalue(first_cycle_), first_cycle_.size, component)
               : power_upper(log_norm_ + std::log(growth_), steps_, component);
-      // The steps were rounded in C.
-      constexpr double step_eps = std::numeric_limits<C>::epsilon();
-      upper = std::min(upper, theorem * (1 + 16 * std::sqrt(n) * step_eps));
+      upper = widened_for_rounding(theorem, columns_, std::numeric_limits<C>::epsilon());
     }
-    m_.upper = std::max(upper, m_.lower);
+    m_.upper = std::max(std::min(found.frobenius, upper), m_.lower);
   }
 
   bool within_tol() const { return problem_.tol >= 0 && m_.residual <= problem_.tol; }
@@ -366,7 +354,7 @@ class Solver {
   bool power() {
     for (int64_t step = 1; m_.iterations < problem_.passes - 1; ++step) {
       const double square = pass(0);
-      if (!in_range<C>(square)) {
+      if (!in_range(square, std::is_same_v<C, float>)) {
         if (!scaled_) return false;
         break;  // the start is in the null space
       }
@@ -403,7 +391,7 @@ class Solver {
       while (m_.iterations < problem_.passes - 1 && projection_.size < basis_size_ && !exhausted) {
         const int k = projection_.size;
         const double square = pass(k);
-        if (!in_range<C>(square) && (k == 0 || !std::isfinite(square))) {
+        if (!in_range(square, std::is_same_v<C, float>) && (k == 0 || !std::isfinite(square))) {
           if (!scaled_) return false;
           exhausted = true;  // the start is in the null space
           break;

@@ -1,4 +1,4 @@
-// torch.ops.fractalkern.power_iteration and its backward: schemas, guards and the CPU glue.
+// torch.ops.fractalkern.power_iteration and its backward: schemas, guards and the glue.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -11,6 +11,7 @@
 
 #include "common/torch_glue.h"
 #include "power_iteration/power_iteration.h"
+#include "power_iteration/power_iteration_math.h"
 
 namespace fractalkern {
 namespace {
@@ -99,23 +100,13 @@ void copy_out(const double* from, int64_t size, const Tensor& to) {
   }
 }
 
-// `value` rounded to T so that a lower bound stays one.
-template <class T>
-T bound(double value, bool lower) {
-  auto rounded = static_cast<T>(value);
-  if (lower && rounded > value) rounded = std::nextafter(rounded, T{0});
-  if (!lower && rounded < value)
-    rounded = std::nextafter(rounded, std::numeric_limits<T>::infinity());
-  return rounded;
-}
-
 template <class T>
 void copy_bounds(const std::vector<SpectralMatrix>& matrices, T* to) {
   const size_t count = matrices.size();
   for (size_t i = 0; i < count; ++i) {
-    to[i] = bound<T>(matrices[i].residual, false);
-    to[count + i] = bound<T>(matrices[i].lower, true);
-    to[2 * count + i] = bound<T>(matrices[i].upper, false);
+    to[i] = rounded_bound<T>(matrices[i].residual, false);
+    to[count + i] = rounded_bound<T>(matrices[i].lower, true);
+    to[2 * count + i] = rounded_bound<T>(matrices[i].upper, false);
   }
 }
 
@@ -325,6 +316,191 @@ std::vector<Tensor> power_iteration_backward(const Tensor& grad, const Tensor& v
   return gradients;
 }
 
+// --- CUDA: nothing here waits for the device, so that calls can be captured in a graph -----------
+
+SpectralType type_of(ScalarType dtype) {
+  return dtype == ScalarType::Double     ? SpectralType::kDouble
+         : dtype == ScalarType::Half     ? SpectralType::kHalf
+         : dtype == ScalarType::BFloat16 ? SpectralType::kBFloat16
+                                         : SpectralType::kFloat;
+}
+
+// Contiguous, in float or double.
+Tensor numbers_on(const Tensor& tensor, const Tensor& weight, const char* name) {
+  STD_TORCH_CHECK(tensor.is_cuda() && tensor.get_device_index() == weight.get_device_index(),
+                  "power_iteration: ", name, " must be on the device of the weights");
+  const ScalarType dtype = tensor.scalar_type();
+  const Tensor contiguous = torch::stable::contiguous(tensor);
+  return dtype == ScalarType::Float || dtype == ScalarType::Double
+             ? contiguous
+             : torch::stable::to(contiguous, ScalarType::Double);
+}
+
+bool is_wide(const Tensor& tensor) { return tensor.scalar_type() == ScalarType::Double; }
+
+// One call on a GPU: its results queued, the right vectors to start from next too if `with_next`.
+class QueuedOnCuda {
+ public:
+  QueuedOnCuda(const std::vector<Tensor>& weights, const std::optional<Tensor>& start,
+               int64_t iters, double tol, bool lanczos, double delta, int64_t seed, bool with_next)
+      : stream(cuda_stream_of(weights.at(0), "power_iteration")) {
+    STD_TORCH_CHECK(iters >= 1, "power_iteration: iters must be at least 1, got ", iters);
+    STD_TORCH_CHECK(delta > 0 && delta < 1, "power_iteration: delta must lie in (0, 1)");
+    const Tensor& first = weights[0];
+    bool wide = false;
+    for (const Tensor& weight : weights) {
+      add(weight, first);
+      wide = wide || is_wide(weight);
+    }
+    Tensor from;
+    if (start.has_value()) {
+      STD_TORCH_CHECK(
+          start->dim() == 1 && start->size(0) == right && is_float(start->scalar_type()),
+          "power_iteration: start must be floating point of shape [", right, "]");
+      from = numbers_on(*start, first, "start");
+    }
+    const ScalarType dtype = wide ? ScalarType::Double : ScalarType::Float;
+    const auto empty = [&](std::initializer_list<int64_t> shape, ScalarType type) {
+      return torch::stable::new_empty(first, shape, type);
+    };
+    sigma = empty({count}, dtype);
+    vectors = empty({left + right}, dtype);
+    if (with_next) {
+      next = empty({right}, dtype);
+    } else {
+      bounds = empty({3, count}, dtype);
+      codes = empty({2, count}, ScalarType::Long);
+    }
+    PowerIterationCuda problem{};
+    problem.weights = list_.data();
+    problem.count = static_cast<int64_t>(list_.size());
+    problem.passes = iters;
+    problem.tol = tol;
+    problem.lanczos = lanczos;
+    problem.delta = delta;
+    problem.seed = static_cast<uint64_t>(seed);
+    problem.start = start.has_value() ? from.data_ptr() : nullptr;
+    problem.start_wide = start.has_value() && is_wide(from);
+    problem.wide = wide;
+    problem.sigma = sigma.data_ptr();
+    problem.vectors = vectors.data_ptr();
+    problem.bounds = with_next ? nullptr : bounds.data_ptr();
+    problem.codes = with_next ? nullptr : static_cast<int64_t*>(codes.data_ptr());
+    problem.next = with_next ? next.data_ptr() : nullptr;
+    if constexpr (kCudaBuilt) power_iteration_cuda(problem, stream);
+  }
+
+  CudaStream stream;
+  int64_t count = 0, left = 0, right = 0;
+  Tensor sigma, vectors, bounds, codes, next;
+
+ private:
+  void add(const Tensor& weight, const Tensor& first) {
+    const int64_t dims = weight.dim();
+    STD_TORCH_CHECK(dims >= 2, "power_iteration: weights must have at least two axes");
+    STD_TORCH_CHECK(is_float(weight.scalar_type()),
+                    "power_iteration: weights must be float16, bfloat16, float32 or float64");
+    STD_TORCH_CHECK(weight.is_cuda() && weight.get_device_index() == first.get_device_index(),
+                    "power_iteration: weights must be on one device");
+    const auto sizes = weight.sizes(), strides = weight.strides();
+    SpectralWeight one{};
+    one.type = type_of(weight.scalar_type());
+    one.stack = 1;
+    for (int64_t axis = 0; axis < dims - 2; ++axis) one.stack *= sizes[axis];
+    one.rows = sizes[dims - 2];
+    one.columns = one.row_stride = sizes[dims - 1];
+    STD_TORCH_CHECK(one.rows <= kMostRowsOnCuda && one.columns <= kMostRowsOnCuda,
+                    "power_iteration: weights on CUDA must have at most 2^31 - 1 rows and columns");
+    const bool readable = dims == 2 && strides[1] == 1 && strides[0] >= sizes[1];
+    if (readable) one.row_stride = strides[0];
+    kept_.push_back(readable ? weight : torch::stable::contiguous(weight));
+    one.data = kept_.back().data_ptr();
+    list_.push_back(one);
+    count += one.stack;
+    left += one.stack * one.rows;
+    right += one.stack * one.columns;
+  }
+
+  std::vector<Tensor> kept_;
+  std::vector<SpectralWeight> list_;
+};
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> power_iteration_on_cuda(
+    const std::vector<Tensor>& weights, const std::optional<Tensor>& start, int64_t iters,
+    double tol, bool lanczos, double delta, int64_t seed) {
+  const QueuedOnCuda queued(weights, start, iters, tol, lanczos, delta, seed, false);
+  return {queued.sigma, queued.vectors, queued.bounds, queued.codes};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> spectral_penalty_on_cuda(
+    const std::vector<Tensor>& weights, const std::optional<Tensor>& start, const Tensor& target,
+    const Tensor& weight, int64_t iters, bool lanczos, int64_t seed) {
+  const QueuedOnCuda queued(weights, start, iters, -1.0, lanczos, 1e-6, seed, true);
+  const int64_t groups = weight.numel();
+  STD_TORCH_CHECK(target.numel() == queued.count && groups > 0 && queued.count % groups == 0,
+                  "spectral_penalty: target must have one number a matrix, weight one a group");
+  const Tensor targets = numbers_on(target, queued.sigma, "target");
+  const Tensor factors = numbers_on(weight, queued.sigma, "weight");
+  const ScalarType dtype = queued.sigma.scalar_type();
+  const Tensor penalty = torch::stable::new_empty(queued.sigma, {groups}, dtype);
+  const Tensor slope = torch::stable::new_empty(queued.sigma, {queued.count}, dtype);
+  if constexpr (kCudaBuilt)
+    spectral_penalty_cuda({queued.count, groups, is_wide(queued.sigma), is_wide(targets),
+                           is_wide(factors), queued.sigma.data_ptr(), targets.data_ptr(),
+                           factors.data_ptr(), penalty.data_ptr(), slope.data_ptr()},
+                          queued.stream);
+  return {penalty, queued.sigma, queued.vectors, slope, queued.next};
+}
+
+std::vector<Tensor> power_iteration_backward_on_cuda(const Tensor& grad, const Tensor& vectors,
+                                                     const std::vector<Tensor>& weights) {
+  const CudaStream stream = cuda_stream_of(vectors, "power_iteration_backward");
+  const Tensor both = numbers_on(vectors, vectors, "vectors");
+  Tensor scales = numbers_on(grad, vectors, "grad");
+  if (is_wide(scales) != is_wide(both)) scales = torch::stable::to(scales, both.scalar_type());
+  const bool wide = is_wide(both);
+  const int64_t size = wide ? 8 : 4;
+  std::vector<Tensor> gradients;
+  std::vector<SpectralGradientCuda> tasks;
+  int64_t count = 0, left = 0, right = 0;
+  for (const Tensor& weight : weights) {
+    const int64_t dims = weight.dim();
+    STD_TORCH_CHECK(dims >= 2 && is_float(weight.scalar_type()),
+                    "power_iteration_backward: weights must be floating-point matrices");
+    gradients.push_back(torch::stable::new_empty(weight, weight.sizes(), weight.scalar_type()));
+    SpectralGradientCuda task{};
+    task.gradient = gradients.back().data_ptr();
+    task.type = type_of(weight.scalar_type());
+    task.rows = weight.size(dims - 2);
+    task.columns = weight.size(dims - 1);
+    task.stack = 1;
+    for (int64_t axis = 0; axis < dims - 2; ++axis) task.stack *= weight.size(axis);
+    STD_TORCH_CHECK(
+        task.rows <= kMostRowsOnCuda && task.columns <= kMostRowsOnCuda,
+        "power_iteration_backward: weights on CUDA must have at most 2^31 - 1 rows and columns");
+    tasks.push_back(task);
+    count += task.stack;
+    left += task.stack * task.rows;
+    right += task.stack * task.columns;
+  }
+  STD_TORCH_CHECK(scales.numel() == count && both.numel() == left + right,
+                  "power_iteration_backward: grad and vectors must fit the weights");
+  const auto* scale = static_cast<const char*>(scales.data_ptr());
+  const auto* u = static_cast<const char*>(both.data_ptr());
+  const char* v = u + left * size;
+  for (SpectralGradientCuda& task : tasks) {
+    task.scale = scale;
+    task.u = u;
+    task.v = v;
+    scale += task.stack * size;
+    u += task.stack * task.rows * size;
+    v += task.stack * task.columns * size;
+  }
+  if constexpr (kCudaBuilt)
+    power_iteration_backward_cuda(tasks.data(), static_cast<int64_t>(tasks.size()), wide, stream);
+  return gradients;
+}
+
 // Each op twice: with a derivative that is registered in Python, which is what torch.compile needs
 // and costs an eager call 7 us, and without one, for the autograd functions of eager mode.
 constexpr const char* kSuffixes[] = {"", "_eager"};
@@ -355,6 +531,15 @@ STABLE_TORCH_LIBRARY_IMPL(fractalkern, CPU, library) {
     library.impl(("spectral_penalty" + suffix).c_str(), TORCH_BOX(&spectral_penalty));
     library.impl(("power_iteration_backward" + suffix).c_str(),
                  TORCH_BOX(&power_iteration_backward));
+  }
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fractalkern, CUDA, library) {
+  for (const std::string suffix : kSuffixes) {
+    library.impl(("power_iteration" + suffix).c_str(), TORCH_BOX(&power_iteration_on_cuda));
+    library.impl(("spectral_penalty" + suffix).c_str(), TORCH_BOX(&spectral_penalty_on_cuda));
+    library.impl(("power_iteration_backward" + suffix).c_str(),
+                 TORCH_BOX(&power_iteration_backward_on_cuda));
   }
 }
 

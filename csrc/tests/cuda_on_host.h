@@ -4,8 +4,10 @@
 // of CUDA's. Every thread of a block is a fiber; a barrier or a warp operation hands over to the
 // next one. The order in which threads and blocks run is drawn from `schedule`: a kernel whose
 // result depends on it has a race, a barrier too few, or reads what it did not write (dynamic
-// shared memory starts as noise). A barrier that not every thread reaches is an error, and so is
-// waiting for another block: blocks run one after another.
+// shared memory starts as noise). A barrier that not every thread reaches is an error. Blocks run
+// one after another, those of run_together() in turns, so that they may wait for each other; their
+// static __shared__ variables would be one and the same. Asynchronous copies arrive when they are
+// waited for and not before.
 //
 // What it cannot show: memory ordering, bank conflicts, speed, and what ptxas makes of the code.
 #pragma once
@@ -66,6 +68,12 @@ constexpr size_t kStackBytes = 128 * 1024;
 
 enum class State { kReady, kAtBlockBarrier, kAtWarpOperation, kDone };
 
+struct AsyncCopy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+
 struct Fiber {
   ucontext_t context;  // where it starts
   jmp_buf jump;        // where it went on waiting; unlike a context without a system call
@@ -73,11 +81,12 @@ struct Fiber {
   std::unique_ptr<unsigned char[]> stack;
   State state;
   uint3 index;
-  int number;            // within the block
-  unsigned mask;         // lanes of the warp operation that it waits for
-  uint64_t given;        // its operand
-  uint64_t got[kLanes];  // every lane's operand, once all are there
-  uint64_t vote;         // its operand of a __syncthreads_*()
+  int number;                                  // within the block
+  unsigned mask;                               // lanes of the warp operation that it waits for
+  uint64_t given;                              // its operand
+  uint64_t got[kLanes];                        // every lane's operand, once all are there
+  uint64_t vote;                               // its operand of a __syncthreads_*()
+  std::vector<std::vector<AsyncCopy>> copies;  // groups on their way, the open one last
   void* fake_stack;
 };
 
@@ -89,7 +98,13 @@ struct Fiber {
 
 class Block {
  public:
-  void run(dim3 shape, size_t shared_bytes, void (*call)(void*), void* kernel) {
+  void run(uint3 index, dim3 shape, size_t shared_bytes, void (*call)(void*), void* kernel) {
+    begin(index, shape, shared_bytes, call, kernel);
+    while (live()) pass();
+  }
+
+  void begin(uint3 index, dim3 shape, size_t shared_bytes, void (*call)(void*), void* kernel) {
+    index_ = index;
     call_ = call;
     kernel_ = kernel;
     const size_t threads = size_t{shape.x} * shape.y * shape.z;
@@ -106,8 +121,9 @@ class Block {
       start(*fibers_[i], static_cast<int>(i), shape);
     }
     live_ = static_cast<int>(threads);
-    while (live_ > 0) pass();
   }
+
+  bool live() const { return live_ > 0; }
 
   unsigned char* shared() { return shared_.get(); }
 
@@ -135,6 +151,14 @@ class Block {
     return self.got;
   }
 
+  // Lets others run; for loops that wait for another block.
+  void pause() {
+    if (++pauses > 100'000'000) fail("blocks that wait for each other");
+    yield(*current_);
+  }
+
+  std::vector<std::vector<AsyncCopy>>& copies() { return current_->copies; }
+
   uint64_t draw(uint64_t bound) {
     uint64_t z = random_ += 0x9E3779B97F4A7C15;
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
@@ -142,34 +166,9 @@ class Block {
     return (z ^ (z >> 31)) % bound;
   }
 
- private:
-  static void entry() {
-    Block& block = instance();
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(nullptr, &block.main_stack_, &block.main_size_);
-#endif
-    block.call_(block.kernel_);
-    block.current_->state = State::kDone;
-    block.leave(nullptr);
-    _longjmp(block.main_, 1);
-  }
-
-  void start(Fiber& fiber, int number, dim3 shape) {
-    fiber.state = State::kReady;
-    fiber.started = false;
-    fiber.number = number;
-    fiber.fake_stack = nullptr;
-    const unsigned n = static_cast<unsigned>(number);
-    fiber.index = {n % shape.x, n / shape.x % shape.y, n / (shape.x * shape.y)};
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStackBytes;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, &Block::entry, 0);
-  }
-
   // Lets every thread that can run do so once, then opens a barrier that all have reached.
   void pass() {
+    active = this;
     if (schedule != 0)
       for (size_t i = order_.size(); i > 1; --i) std::swap(order_[i - 1], order_[draw(i)]);
     bool progress = false;
@@ -190,6 +189,33 @@ class Block {
     } else if (!progress && live_ > 0) {
       fail("a barrier or warp operation that not every thread reaches");
     }
+  }
+
+ private:
+  static void entry() {
+    Block& block = get();
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(nullptr, &block.main_stack_, &block.main_size_);
+#endif
+    block.call_(block.kernel_);
+    block.current_->state = State::kDone;
+    block.leave(nullptr);
+    _longjmp(block.main_, 1);
+  }
+
+  void start(Fiber& fiber, int number, dim3 shape) {
+    fiber.state = State::kReady;
+    fiber.started = false;
+    fiber.number = number;
+    fiber.fake_stack = nullptr;
+    fiber.copies.assign(1, {});
+    const unsigned n = static_cast<unsigned>(number);
+    fiber.index = {n % shape.x, n / shape.x % shape.y, n / (shape.x * shape.y)};
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = kStackBytes;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, &Block::entry, 0);
   }
 
   void deliver(const Fiber& last) {
@@ -216,6 +242,7 @@ class Block {
   void resume(Fiber& fiber) {
     current_ = &fiber;
     threadIdx = fiber.index;
+    blockIdx = index_;
 #if defined(__SANITIZE_ADDRESS__)
     void* fake = nullptr;
     __sanitizer_start_switch_fiber(&fake, fiber.stack.get(), kStackBytes);
@@ -247,8 +274,6 @@ class Block {
 #endif
   }
 
-  static Block& instance();
-
   struct FreeAligned {
     void operator()(unsigned char* memory) const {
       operator delete[](memory, std::align_val_t{128});
@@ -264,19 +289,17 @@ class Block {
   size_t main_size_ = 0;
   Fiber* current_ = nullptr;
   int live_ = 0;
+  uint3 index_{};
   uint64_t random_ = 0;
   void (*call_)(void*) = nullptr;
   void* kernel_ = nullptr;
 
  public:
-  static Block& get() { return instance(); }
+  static inline Block* active = nullptr;
+  static inline int64_t pauses = 0;  // since a block last told the others something
+  static Block& get() { return *active; }
   void seed(uint64_t value) { random_ = value; }
 };
-
-inline Block& Block::instance() {
-  static Block block;
-  return block;
-}
 
 inline unsigned char* dynamic_shared_memory() { return Block::get().shared(); }
 
@@ -285,7 +308,7 @@ template <class Body>
 void run(dim3 grid, dim3 block, size_t shared_bytes, const Body& body) {
   blockDim = block;
   gridDim = grid;
-  Block& one = Block::get();
+  static Block one;
   one.seed(schedule);
   std::vector<uint3> blocks;
   for (unsigned z = 0; z < grid.z; ++z)
@@ -294,9 +317,30 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, const Body& body) {
   if (schedule != 0)
     for (size_t i = blocks.size(); i > 1; --i) std::swap(blocks[i - 1], blocks[one.draw(i)]);
   void* context = const_cast<void*>(static_cast<const void*>(&body));
-  for (const uint3 index : blocks) {
-    blockIdx = index;
-    one.run(block, shared_bytes, [](void* call) { (*static_cast<const Body*>(call))(); }, context);
+  const auto call = [](void* body) { (*static_cast<const Body*>(body))(); };
+  for (const uint3 index : blocks) one.run(index, block, shared_bytes, call, context);
+}
+
+// The same with all blocks at once.
+template <class Body>
+void run_together(unsigned grid, unsigned block, size_t shared_bytes, const Body& body) {
+  blockDim = block;
+  gridDim = grid;
+  static std::vector<std::unique_ptr<Block>> blocks;
+  while (blocks.size() < grid) blocks.push_back(std::make_unique<Block>());
+  void* context = const_cast<void*>(static_cast<const void*>(&body));
+  const auto call = [](void* of) { (*static_cast<const Body*>(of))(); };
+  std::vector<Block*> live;
+  for (unsigned i = 0; i < grid; ++i) {
+    blocks[i]->seed(schedule * 1000 + i);
+    blocks[i]->begin({i, 0, 0}, block, shared_bytes, call, context);
+    live.push_back(blocks[i].get());
+  }
+  Block::pauses = 0;
+  while (!live.empty()) {
+    if (schedule != 0) std::swap(live[0], live[live[0]->draw(live.size())]);
+    for (Block* one : live) one->pass();
+    std::erase_if(live, [](const Block* one) { return !one->live(); });
   }
 }
 
@@ -364,7 +408,23 @@ template <class T, class Change>
 T atomic(T* address, const Change& change) {
   const T before = *address;
   *address = change(before);
+  Block::pauses = 0;
   return before;
+}
+
+inline void copy_async(void* to, const void* from, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(to) % bytes != 0 ||
+      reinterpret_cast<uintptr_t>(from) % bytes != 0)
+    fail("an asynchronous copy from or to an address that is no multiple of its size");
+  Block::get().copies().back().push_back({to, from, bytes});
+}
+inline void commit_async_copies() { Block::get().copies().emplace_back(); }
+inline void await_async_copies(size_t groups_left) {
+  auto& groups = Block::get().copies();
+  while (groups.size() > groups_left + 1) {
+    for (const AsyncCopy& copy : groups.front()) std::memcpy(copy.to, copy.from, copy.bytes);
+    groups.erase(groups.begin());
+  }
 }
 
 }  // namespace fractalkern::cuda_on_host
@@ -433,6 +493,7 @@ inline int __popc(unsigned bits) { return std::popcount(bits); }
 inline int __popcll(unsigned long long bits) { return std::popcount(bits); }
 inline int __ffs(unsigned bits) { return bits == 0 ? 0 : std::countr_zero(bits) + 1; }
 inline int __clz(unsigned bits) { return std::countl_zero(bits); }
+inline void __threadfence() {}
 template <class T>
 T __ldg(const T* address) {
   return *address;
@@ -471,7 +532,11 @@ struct alignas(16) ulonglong2 {
 
 using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess = 0 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin,
+  cudaDevAttrMaxThreadsPerBlock,
+};
 
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
@@ -480,7 +545,9 @@ inline cudaError_t cudaGetDevice(int* device) {
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   // Multiprocessors: few and odd, so that persistent grids go round several times.
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 3 : 64 * 1024;
+  *value = attribute == cudaDevAttrMultiProcessorCount  ? 3
+           : attribute == cudaDevAttrMaxThreadsPerBlock ? 64
+                                                        : 64 * 1024;
   return cudaSuccess;
 }
 inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {

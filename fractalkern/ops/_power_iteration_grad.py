@@ -1,7 +1,7 @@
 """The op behind `power_iteration`: calls of it, fake kernels, derivative and vmap rule."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -14,6 +14,7 @@ from fractalkern.ops._spectral_norms import Outputs
 from fractalkern.reference import power_iteration as reference
 
 OP = "power_iteration"
+_REFUSALS = ("must be finite", "must be on", "must have at most")
 
 
 def call(weights: list[Tensor], start: Tensor | None, *options: Any) -> Any:
@@ -48,7 +49,7 @@ def raise_input_error(error: RuntimeError) -> NoReturn:
     """The kernel's refusal of values that only it has read, as the error of bad input."""
     message = str(error).split("\n", 1)[0]
     at = message.find(f"{OP}: ")
-    if at >= 0 and ("must be finite" in message):
+    if at >= 0 and any(refusal in message for refusal in _REFUSALS):
         raise InputError(message[at:]) from None
     raise error
 
@@ -74,7 +75,7 @@ _forward = torch.ops.fractalkern.power_iteration_eager.default
 _gradients = torch.ops.fractalkern.power_iteration_backward_eager.default
 
 
-def _fake(
+def fake(
     weights: Sequence[Tensor],
     start: Tensor | None,
     iters: int,
@@ -83,6 +84,7 @@ def _fake(
     delta: float,
     seed: int,
 ) -> Outputs:
+    """The op's outputs, uninitialised."""
     count, left, right = _sizes(weights)
     dtype = result_dtype(weights)
     first = weights[0]
@@ -100,7 +102,8 @@ def _fake_backward(grad: Tensor, vectors: Tensor, weights: Sequence[Tensor]) -> 
     ]
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
+def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
+    """Keeps what backward needs; only sigma can be differentiated."""
     _, vectors, bounds, codes = output
     ctx.mark_non_differentiable(vectors, bounds, codes)
     ctx.save_for_backward(vectors, *inputs[0])
@@ -113,7 +116,7 @@ def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
 
 
 torch.library.register_autograd(
-    "fractalkern::power_iteration", _backward, setup_context=_setup_context
+    "fractalkern::power_iteration", _backward, setup_context=setup_context
 )
 
 
@@ -179,7 +182,7 @@ def _vmap_backward_as(
 
 for _suffix in ("", "_eager"):
     for _name, _fake_of, _vmap_of in (
-        (f"power_iteration{_suffix}", _fake, _vmap_as),
+        (f"power_iteration{_suffix}", fake, _vmap_as),
         (f"power_iteration_backward{_suffix}", _fake_backward, _vmap_backward_as),
     ):
         torch.library.register_fake(f"fractalkern::{_name}", _fake_of)
@@ -231,7 +234,7 @@ class _Sigma(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         """Keeps what backward needs."""
         ctx.set_materialize_grads(False)  # no zeros for the outputs without a derivative
-        _setup_context(ctx, (inputs[6:],), output)
+        setup_context(ctx, (inputs[6:],), output)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:  # type: ignore[override]
@@ -270,6 +273,66 @@ def call_reference(weights: list[Tensor], start: Tensor | None, *options: Any) -
     return outputs
 
 
+def solve_each(
+    solve: Callable[..., reference.Triple],
+    weights: Sequence[Tensor],
+    start: Tensor | None,
+    iters: int,
+    tol: float | None,
+    lanczos: bool,
+    delta: float,
+    seed: int,
+) -> Outputs:
+    """The op's outputs by the reference, or another function of its arguments for one matrix."""
+    triples: list[reference.Triple] = []
+    at = 0
+    stacks = [w.detach().reshape(math.prod(w.shape[:-2]), *w.shape[-2:]) for w in weights]
+    for matrix in (matrix for stack in stacks for matrix in stack.unbind()):
+        n = matrix.shape[1]
+        if not matrix.isfinite().all():
+            raise InputError(
+                f"{OP}: weights must be finite, but matrix {len(triples)} holds NaN or infinity"
+            )
+        first = None if start is None else start[at : at + n]
+        if first is not None and n and not (first.isfinite().all() and first.any()):
+            raise InputError(
+                f"{OP}: start must be finite and not zero, but that of matrix {len(triples)} is not"
+            )
+        triples.append(solve(matrix, first, iters, tol, lanczos, delta, seed, len(triples)))
+        at += n
+    dtype = result_dtype(weights)
+    vectors = torch.cat([getattr(t, name) for name in "uv" for t in triples]).to(dtype)
+    bounds = torch.tensor(
+        [[t.residual for t in triples], [t.lower for t in triples], [t.upper for t in triples]],
+        dtype=torch.float64,
+    )
+    nearest = bounds.to(dtype)
+    if dtype == torch.float32:  # towards the safe side
+        away = torch.tensor([math.inf, -math.inf, math.inf])[:, None]
+        outside = torch.nextafter(nearest, away)
+        nearest = torch.where(nearest == bounds, nearest, outside)
+    codes = torch.tensor([[t.iterations for t in triples], [t.status for t in triples]])
+    sigma = torch.tensor([t.sigma for t in triples], dtype=dtype)
+    place = weights[0].device
+    return sigma.to(place), vectors.to(place), nearest.to(place), codes.to(place)
+
+
+def outer_products(grad: Tensor, vectors: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+    """grad_i u_i v_i^T for each weight, on any device."""
+    _, left, _ = _sizes(weights)
+    products = []
+    u_all, v_all = vectors[:left], vectors[left:]
+    for weight in weights:
+        *batch, m, n = weight.shape
+        count = math.prod(batch)
+        scale, grad = grad[:count], grad[count:]
+        u, u_all = u_all[: count * m], u_all[count * m :]
+        v, v_all = v_all[: count * n], v_all[count * n :]
+        scaled = scale[:, None, None] * u.reshape(count, m, 1)
+        products.append((scaled * v.reshape(count, 1, n)).to(weight.dtype).reshape(weight.shape))
+    return products
+
+
 class _Reference(torch.autograd.Function):
     """The reference with the same outputs and derivative as the op."""
 
@@ -284,42 +347,10 @@ class _Reference(torch.autograd.Function):
         seed: int,
         *weights: Tensor,
     ) -> Outputs:
-        triples: list[reference.Triple] = []
-        at = 0
-        stacks = [w.detach().reshape(math.prod(w.shape[:-2]), *w.shape[-2:]) for w in weights]
-        for matrix in (matrix for stack in stacks for matrix in stack.unbind()):
-            n = matrix.shape[1]
-            if not matrix.isfinite().all():
-                raise InputError(
-                    f"{OP}: weights must be finite, but matrix {len(triples)} holds NaN or infinity"
-                )
-            first = None if start is None else start[at : at + n]
-            if first is not None and n and not (first.isfinite().all() and first.any()):
-                raise InputError(
-                    f"{OP}: start must be finite and not zero, but that of matrix "
-                    f"{len(triples)} is not"
-                )
-            triples.append(
-                reference.power_iteration(
-                    matrix, first, iters, tol, lanczos, delta, seed, len(triples)
-                )
-            )
-            at += n
-        dtype = result_dtype(weights)
-        vectors = torch.cat([getattr(t, name) for name in "uv" for t in triples]).to(dtype)
-        bounds = torch.tensor(
-            [[t.residual for t in triples], [t.lower for t in triples], [t.upper for t in triples]],
-            dtype=torch.float64,
-        )
-        nearest = bounds.to(dtype)
-        if dtype == torch.float32:  # towards the safe side
-            away = torch.tensor([math.inf, -math.inf, math.inf])[:, None]
-            outside = torch.nextafter(nearest, away)
-            nearest = torch.where(nearest == bounds, nearest, outside)
-        codes = torch.tensor([[t.iterations for t in triples], [t.status for t in triples]])
-        ctx.mark_non_differentiable(vectors, nearest, codes)
-        ctx.save_for_backward(vectors, *weights)
-        return torch.tensor([t.sigma for t in triples], dtype=dtype), vectors, nearest, codes
+        options = (iters, tol, lanczos, delta, seed)
+        outputs = solve_each(reference.power_iteration, weights, start, *options)
+        setup_context(ctx, (weights,), outputs)
+        return outputs
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:  # type: ignore[override]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-STATUS = ("iterated", "converged", "not converged", "zero")
+STATUS = ("iterated", "converged", "not converged", "zero", "not finite")
 
 # sigma [B], the left vectors and then the right ones, bounds [3, B], codes [2, B].
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -85,7 +85,7 @@ class SpectralNorms:
 
     @property
     def status(self) -> Any:
-        """ "iterated" (no tol), "converged", "not converged" or "zero": nested like sigma."""
+        """ "iterated" (no tol), or another of `STATUS`: nested like sigma."""
         return _names(self.codes.tolist())
 
     def _left(self) -> int:

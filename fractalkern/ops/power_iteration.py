@@ -47,7 +47,7 @@ def power_iteration(
         seed: 0 to 2^63 - 1, of the random start, uniform in the cube [-1/2, 1/2)^n; matrix b of the
             call takes row b of `fractalkern.random`'s uniforms.
         delta: probability, 1e-8 to below 1, with which `upper` may fail over random starts.
-        backend: "native" or "reference"; by default that of `use_backend`, else "native".
+        backend: "native", "reference" or "triton"; by default that of `use_backend`, else "native".
 
     Returns:
         SpectralNorms in float64 if any weight is float64, else in float32. Half precision is
@@ -72,10 +72,13 @@ def power_iteration(
     Differentiable once: d sigma / dW = u v^T. u, v and the bounds carry no gradient. A vmap rule
     makes stacks of models work. On one instruction set the results are bit-equal for any number of
     threads. Time is about iters reads of the weights; half precision and matrices whose last axis
-    is not contiguous are copied once.
+    is not contiguous are copied once. On CUDA only the latter are copied, matrices that fit into
+    the shared memory of a multiprocessor are read once, and results are bit-equal from run to run
+    on one kind of device. Nothing waits for the device there: a matrix or start that is not finite
+    gives sigma, u and v NaN and the status "not finite", a start of zeros stands for a random one.
 
     Raises:
-        InputError: a wrong shape or value, or a weight that is not finite.
+        InputError: a wrong shape or value, or, on the CPU, a weight that is not finite.
         InputTypeError: a wrong type or dtype.
 
     Sources: G. Golub and W. Kahan, SIAM J. Numer. Anal. 2 (1965) 205; K. Ball, Cube slicing in R^n,
@@ -111,8 +114,11 @@ def power_iteration(
     outputs: Outputs
     if not is_list and math.prod(shapes[0][:-2]) == 0:
         outputs = _empty(tensors[0])
-    elif resolve(OP, backend, tensors[0].device) == "reference":
+    elif (name := resolve(OP, backend, tensors[0].device)) == "reference":
         outputs = call_reference(tensors, flat_start, iters, tol, lanczos, delta, seed)
+    elif name == "triton":
+        op = torch.ops.fractalkern.power_iteration_triton
+        outputs = op(tensors, flat_start, iters, limit, lanczos, delta, seed)
     else:
         outputs = call(tensors, flat_start, iters, limit, lanczos, delta, seed)
     return SpectralNorms(outputs, shapes, is_list)

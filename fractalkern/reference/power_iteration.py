@@ -105,18 +105,34 @@ def power_iteration(
         exhausted = not _lanczos_step(w, left, right)
         if left:
             v, theta = _best(w, left, right)
-            if len(left) >= 2:
-                growth = math.cosh(math.acosh(1 / component) / (len(left) - 1))
-                theorem = math.sqrt(theta * (1 + growth) / 2)
+            theorem = chebyshev_bound(theta, len(left), component)
 
     frobenius = float(w.norm())
     if start is None:
         upper = min(frobenius, theorem)
     else:
         upper = min(frobenius, math.sqrt(float(w.abs().sum(0).max() * w.abs().sum(1).max())))
-    rounding = (m + n + 8) * 2.0**-52
-    lower = max(0.0, sigma * (1 - rounding) - rounding * frobenius)
-    upper = max(upper * (1 + rounding), lower)
-    within = tol is not None and residual <= tol
-    status = ITERATED if tol is None else CONVERGED if within else NOT_CONVERGED
-    return Triple(sigma * scale, u, v, residual, iterations, lower * scale, upper * scale, status)
+    found = Triple(sigma, u, v, residual, iterations, 0.0, upper, ITERATED)
+    return finished(found, frobenius, tol, scale)
+
+
+def chebyshev_bound(theta: float, steps: int, component: float) -> float:
+    """On sigma, from the largest Ritz value of so many steps and the start's component."""
+    if steps < 2:
+        return math.inf
+    growth = math.cosh(math.acosh(1 / component) / (steps - 1))
+    return math.sqrt(theta * (1 + growth) / 2)
+
+
+def finished(found: Triple, frobenius: float, tol: float | None, scale: float) -> Triple:
+    """The triple of `scale` times the matrix, its bounds widened for rounding, and its status."""
+    rounding = (len(found.u) + len(found.v) + 8) * 2.0**-52
+    lower = max(0.0, found.sigma * (1 - rounding) - rounding * frobenius)
+    upper = max(found.upper * (1 + rounding), lower)
+    within = tol is not None and found.residual <= tol
+    return found._replace(
+        sigma=found.sigma * scale,
+        lower=lower * scale,
+        upper=upper * scale,
+        status=ITERATED if tol is None else CONVERGED if within else NOT_CONVERGED,
+    )

@@ -4,4 +4,4 @@ Importing this package needs Triton and registers its ops. Kernels are written f
 Triton serves; with TRITON_INTERPRET=1 they run on CPU tensors.
 """
 
-from fractalkern.triton import box_count, fractal_noise  # noqa: F401  # registers the ops
+from fractalkern.triton import box_count, fractal_noise, power_iteration  # noqa: F401  # registers the ops
