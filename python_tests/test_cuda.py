@@ -14,6 +14,7 @@ from fractalkern.experiments.trainability.config import TrainabilityConfig
 from fractalkern.experiments.trainability.data import shared
 from fractalkern.experiments.trainability.training import sweep_arguments
 from fractalkern.init import genesis_
+from fractalkern.regularizers import spectral_penalty
 from fractalkern.sweeps.grid import log_axis
 
 pytestmark = pytest.mark.needs("cuda")
@@ -239,7 +240,7 @@ def test_penalties_and_gradients_are_those_of_the_cpu(dtype):
     for device in (DEVICE, torch.device("cpu")):
         leaves = [w.to(device).detach().clone().requires_grad_() for w in matrices]
         targets = torch.tensor([1.0, 2.0, 0.5, 3.0], device=device)
-        penalty, sigma, following = fk.regularizers.spectral_penalty(
+        penalty, sigma, following = spectral_penalty(
             leaves, targets, torch.tensor(0.1, dtype=torch.float64, device=device), iters=12
         )
         penalty.backward()
@@ -256,7 +257,7 @@ def test_a_penalty_is_captured_in_a_graph():
     goal, scale = torch.ones(2, device=DEVICE), torch.ones((), device=DEVICE)
 
     def step():
-        penalty, *_ = fk.regularizers.spectral_penalty(leaves, goal, scale, iters=6)
+        penalty, *_ = spectral_penalty(leaves, goal, scale, iters=6)
         return penalty, torch.autograd.grad(penalty, leaves)
 
     side = torch.cuda.Stream()

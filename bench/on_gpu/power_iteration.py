@@ -11,6 +11,7 @@ import fractalkern as fk
 from bench.bench_power_iteration import CASES, ITERATIONS, PASSES, TARGET
 from bench.on_gpu.ceilings import COPY
 from bench.on_gpu.rows import Case, Contender
+from fractalkern.regularizers import spectral_penalty
 
 _MLP, _, _, _GPT2 = CASES
 _LARGE = [(4096, 4096)] * 64
@@ -193,7 +194,7 @@ def _penalty() -> Case:
         goal, scale = torch.ones(len(shapes), device="cuda"), torch.ones((), device="cuda")
 
         def run() -> Tensor:
-            penalty, sigma, _ = fk.regularizers.spectral_penalty(
+            penalty, sigma, _ = spectral_penalty(
                 weights(), goal, scale, iters=ITERATIONS, method="power"
             )
             torch.autograd.grad(penalty, weights())
