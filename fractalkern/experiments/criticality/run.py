@@ -73,7 +73,7 @@ def run(config: CriticalityConfig, out: Path, tracker: Tracker | None = None) ->
                 shown.advance(len(plan[number]))
         found = find(config, study)
         text = report.text(config, found)
-        pictures = figures.all_of(config, study, found)
+        pictures = figures.all_of(config, found)
         study.finish(report.summary(config, found, study), text, pictures)
         return text
 
