@@ -6,6 +6,7 @@ import os
 from bench import (
     bench_box_count,
     bench_box_mass,
+    bench_criticality,
     bench_fractal_noise,
     bench_power_iteration,
     bench_train_sweep,
@@ -19,6 +20,7 @@ MODULES = (
     bench_box_mass,
     bench_fractal_noise,
     bench_power_iteration,
+    bench_criticality,
 )
 BENCHES = {module.KERNEL: module for module in MODULES}
 

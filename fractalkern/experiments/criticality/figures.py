@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from fractalkern.experiments.criticality.config import CriticalityConfig
 from fractalkern.experiments.criticality.findings import Findings, Row
@@ -54,11 +55,14 @@ def trajectories(config: CriticalityConfig, found: Findings) -> bytes:
             _edges_too(axes, found, rows)
         if name == "sigma_mean":
             axes.set_yscale("log")
+            for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                which(ScalarFormatter())
         axes.set_title(title, fontsize=12)
         axes.set_xlabel("epoch")
         axes.grid(color="#eeeeee")
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(frameon=False, fontsize=10)
+    if figure.axes[0].lines:  # none if every run was frozen before the first measurement
+        figure.axes[0].legend(frameon=False, fontsize=10)
     if all(row.arm != rows[0].arm for row in rows[1:]) and _same(rows):
         figure.axes[1].text(
             *(0.5, 0.5, "all arms lie on each other"),
@@ -89,8 +93,9 @@ def _same(rows: list[Row]) -> bool:
 
 
 def _band(axes: Axes, times: list[int], row: Row, name: str, colour: str) -> None:
-    values = row.curves[name].numpy()
-    mean, spread = np.nanmean(values, axis=0), np.nanstd(values, axis=0, ddof=1)
+    values = row.curves[name]
+    mean = values.nanmean(0)
+    spread = (values - mean).square().nanmean(0).sqrt() * (len(values) / (len(values) - 1)) ** 0.5
     axes.fill_between(times, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
     axes.plot(times, mean, color=colour, linewidth=1.5, label=row.arm)
 
@@ -103,7 +108,7 @@ def _edges_too(axes: Axes, found: Findings, rows: list[Row]) -> None:
             curve = row.curves["edge_dimension"]
             axes.plot(found.times, curve.nanmean(0), "--", color=colour, linewidth=1)
             label = "dashed: of the boundary itself; grey: a smooth curve"
-            axes.text(0.02, 0.02, label, transform=axes.transAxes, fontsize=9)
+            axes.text(0.98, 0.96, label, transform=axes.transAxes, fontsize=9, ha="right")
 
 
 def maps(config: CriticalityConfig, found: Findings) -> bytes:
@@ -153,7 +158,7 @@ def differences(config: CriticalityConfig, found: Findings) -> bytes:
     for axes, outcome, title in zip(
         panels,
         ("test_accuracy", "test_nll"),
-        ("test accuracy, right is better", "test NLL, left is better"),
+        ("test accuracy (right is better)", "test NLL (left is better)"),
         strict=True,
     ):
         axes.axvline(0, color=_GREY, linewidth=1)
@@ -162,7 +167,7 @@ def differences(config: CriticalityConfig, found: Findings) -> bytes:
             colour = _COLOURS[1] if c.significant() else _GREY
             axes.plot([c.low, c.high], [place, place], color=colour, linewidth=1.5)
             axes.plot(c.difference, place, "o", color=colour, markersize=4)
-        axes.set_title(f"difference of {title}", fontsize=11)
+        axes.set_title(f"difference in {title}", fontsize=11)
         axes.grid(color="#eeeeee", axis="x")
         axes.spines[["top", "right"]].set_visible(False)
     labels = [f"{row.setting}  {row.arm}" if several else row.arm for row in rows]

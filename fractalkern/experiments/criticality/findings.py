@@ -133,7 +133,10 @@ def _read(study: Study) -> tuple[Curves, dict[_End, dict[str, Tensor]], list[int
     curves: Curves = {}
     for key, found in sorted(values.items(), key=lambda item: _place(study, item[0])):
         runs = [mine for _, mine in sorted(found, key=lambda pair: pair[0])]
-        curves[key] = {name: torch.stack([run[name] for run in runs]) for name in runs[0]}
+        names = dict.fromkeys((*OUTCOMES, *(name for run in runs for name in run)))
+        # A part whose runs were all frozen before the first measurement has none.
+        none = torch.full((len(times),), math.nan, dtype=torch.float64)
+        curves[key] = {n: torch.stack([run.get(n, none) for run in runs]) for n in names}
     return curves, ends, times
 
 

@@ -216,8 +216,8 @@ def _legend(config: CriticalityConfig) -> str:
         "Mean ± standard deviation over seeds, after the last epoch. Dead units: hidden units "
         "whose activation is 0 on the whole training set. Sensitivity: mean "
         "|f(x + 1e-3 u) - f(x)| / 1e-3 over random directions. D published: box dimension of the "
-        "steepest 1 % of the probability map, which cannot leave 0.79 to 1.50 whatever the boundary "
-        f"is; D edges: of the boundary itself. {gain} {chosen}"
+        "steepest 1 % of the probability map, within 0.79 to 1.50 whatever the boundary is; "
+        f"D edges: of the boundary itself. {gain} {chosen}"
     ).strip()
 
 
