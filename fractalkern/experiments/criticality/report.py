@@ -95,7 +95,7 @@ def verdict(config: CriticalityConfig, found: Findings) -> list[str]:
     if targets := [row for row in better if _has_target(row.arm)]:
         lines.append(f"So a spectral target helps here in {len(targets)} of its arms.")
     else:
-        lines.append("So holding singular values at a target helps in no arm tried here.")
+        lines.append("So nothing here shows that holding singular values at a target helps.")
     return lines
 
 

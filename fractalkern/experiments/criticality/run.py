@@ -23,7 +23,7 @@ from fractalkern.experiments.study import Part, Series, Study, Tracker
 from fractalkern.sweeps.progress import Meter, display
 
 KIND = "criticality"
-_RUNS_OF_A_PART = 64
+_RUNS_OF_A_PART = 40
 
 
 @dataclass(frozen=True)
