@@ -126,7 +126,7 @@ def _read(study: Study) -> tuple[Curves, dict[_End, dict[str, Tensor]], list[int
             arm, seed, rate = str(label["arm"]), int(str(label["seed"])), float(str(label["rate"]))
             mine = {n: v[place].double() for n, v in series["measured"].scalars.items()}
             for name, trained in series["training"].scalars.items():
-                if name != "loss":
+                if name == "penalty":
                     mine[name] = trained[place, [t - 1 for t in times]].double()
             values.setdefault((str(label["setting"]), arm, rate), []).append((seed, mine))
             ends[_End(arm, rate, seed)] = {name: array[place] for name, array in arrays.items()}

@@ -1,40 +1,37 @@
-"""Stacks of multilayer perceptrons on many points: activations that stay in the cache."""
+"""Stacks of multilayer perceptrons on many points."""
 
 import torch
 from torch import Tensor
 
+from fractalkern import _native  # noqa: F401  # registers the op
 from fractalkern.experiments.criticality.model import Layers
-
-_ROWS_OF_64 = 4096  # points at a time for 64 units; a block of activations takes a MiB
 
 
 def logits(layers: Layers, x: Tensor) -> Tensor:
     """`[R, N, logits]` for points `[N, dims]` that all share, or `[R, N, dims]`.
 
-    Run by run in blocks of points: all at once, every layer's activations would go to memory.
+    By the ensemble's kernel, which keeps activations in the caches.
     """
-    runs, width = layers[0][0].shape[:2]
-    points = max(64, _ROWS_OF_64 * 64 // max(width, 64))
-    out = x.new_empty(runs, x.shape[-2], layers[-1][0].shape[1])
-    for run in range(runs):
-        mine = [(weight[run].T.contiguous(), bias[run]) for weight, bias in layers]
-        own = x if x.dim() == 2 else x[run]
-        for start in range(0, len(own), points):
-            h = own[start : start + points]
-            for weight, bias in mine[:-1]:
-                h = torch.addmm(bias, h, weight).relu_()
-            torch.addmm(mine[-1][1], h, mine[-1][0], out=out[run, start : start + points])
-    return out
+    columns, layout, place = [], [], 0
+    for weight, bias in layers:
+        m, n = weight.shape[1:]
+        layout += [n, m, place, place + m * n]
+        columns += [weight.flatten(1), bias]
+        place += m * n + m
+    found: Tensor = torch.ops.fractalkern.dense_outputs(
+        x.contiguous(), torch.cat(columns, dim=1), layout
+    )
+    return found
 
 
-def activity(layers: Layers, x: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Which hidden units fire, bool `[R, N, width]` a layer, for points `[R, N, dims]`; logits."""
-    active, h = [], x
+def hidden(layers: Layers, x: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Pre-activations `[R, N, width]` of each hidden layer for points `[R, N, dims]`; logits."""
+    before, h = [], x
     for weight, bias in layers[:-1]:
-        h = torch.baddbmm(bias[:, None], h, weight.mT).relu_()
-        active.append(h > 0)
+        before.append(torch.baddbmm(bias[:, None], h, weight.mT))
+        h = before[-1].relu()
     weight, bias = layers[-1]
-    return active, torch.baddbmm(bias[:, None], h, weight.mT)
+    return before, torch.baddbmm(bias[:, None], h, weight.mT)
 
 
 def jacobian(layers: Layers, active: list[Tensor]) -> Tensor:

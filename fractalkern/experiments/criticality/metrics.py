@@ -13,7 +13,7 @@ from fractalkern.experiments.criticality.boundaries import (
     grid_points,
     published_dimension,
 )
-from fractalkern.experiments.criticality.forward import activity, jacobian, logits
+from fractalkern.experiments.criticality.forward import hidden, jacobian, logits
 from fractalkern.experiments.criticality.model import Layers, affine_layers
 from fractalkern.experiments.criticality.tasks import DataSets, Task
 from fractalkern.ops.power_iteration import power_iteration
@@ -22,6 +22,9 @@ from fractalkern.random import integers, normal
 _PROBES, _DIRECTIONS, _STEP = 128, 10, 1e-3
 _PROBE_STREAM, _DIRECTION_STREAM = 0x70726F62, 0x64697265
 _PASSES = 10
+# Below it the published dead rate takes a unit's mean |pre-activation| for dead. Here the networks
+# of after the update are asked; the original's are those of before it.
+_SMALL = 1e-5
 
 
 class Metrics:
@@ -68,16 +71,18 @@ class Metrics:
         """All scalars of the runs in `view`."""
         layers, own = self.layers(view), self.of_run[view.runs]
         found: dict[str, Tensor] = {}
-        active, train_logits = activity(layers, self.data.train[0][own])
+        before, train_logits = hidden(layers, self.data.train[0][own])
         found |= _scores("train", train_logits, self.data.train[1][own])
         for name, (x, y) in (("validation", self.data.validation), ("test", self.data.test)):
             if x.shape[1]:
                 found |= _scores(name, logits(layers, x[own]), y[own])
-        found["dead_rate"] = torch.stack([1 - a.any(1).float().mean(1) for a in active]).mean(0)
+        found["dead_rate"] = _mean_share([z.amax(1) <= 0 for z in before])
         found |= self._probed(layers, own, view.step)
         found |= _sigmas(layers)
-        if not self.published:
-            found |= _gains(layers, active)
+        if self.published:
+            found["published_dead_rate"] = _mean_share([z.abs().mean(1) < _SMALL for z in before])
+        else:
+            found |= _gains(layers, [z > 0 for z in before])
         grid = self.grid_logits(layers)
         if grid is not None:
             found["published_dimension"] = published_dimension(grid)
@@ -101,15 +106,20 @@ class Metrics:
             directions.append(F.normalize(u, dim=-1).to(x.dtype))
         probes = torch.stack(chosen)[own]  # [R, 128, dims]
         moved = probes[:, None] + _STEP * torch.stack(directions)[own]
-        active, here = activity(layers, probes)
+        before, here = hidden(layers, probes)
         there = logits(layers, moved.flatten(1, 2)).view(*moved.shape[:3], -1)
         found = {"sensitivity": (there - here[:, None]).norm(dim=-1).mean((1, 2)) / _STEP}
         if not self.published:
-            slopes = jacobian(layers, active)
+            slopes = jacobian(layers, [z > 0 for z in before])
             squared = slopes.square().sum((2, 3))
             found["gradient_norm"] = squared.sqrt().mean(1)
             found["jacobian_gain"] = squared.mean(1) / min(slopes.shape[2:])
         return found
+
+
+def _mean_share(chosen: Sequence[Tensor]) -> Tensor:
+    """Mean over layers of the share of units `[R, width]` that are chosen."""
+    return torch.stack([units.float().mean(1) for units in chosen]).mean(0)
 
 
 def _scores(name: str, found: Tensor, y: Tensor) -> dict[str, Tensor]:

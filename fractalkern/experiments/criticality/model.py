@@ -1,7 +1,8 @@
-"""The network of a run, its loss, and the affine maps that it applies in evaluation."""
+"""The network of a run, and the affine maps that it applies in evaluation."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -10,41 +11,38 @@ from torch import Tensor, nn
 from fractalkern.experiments.criticality.arms import Arm
 from fractalkern.ops.power_iteration import power_iteration
 
-_SMALL = 1e-5  # below it the published dead rate takes a unit's mean |pre-activation| for dead
 _NORM_PASSES = 20
 
 # Weight [R, m, n] and bias [R, m] of each layer; ReLU between them.
 Layers = list[tuple[Tensor, Tensor]]
 
 
-class Network(nn.Module):
-    """A multilayer perceptron with ReLU, PyTorch's default start unless the arm says otherwise."""
+def network(arm: Arm, dims: int, depth: int, width: int, logits: int) -> nn.Sequential:
+    """A multilayer perceptron with ReLU, PyTorch's default start unless the arm says otherwise.
 
-    def __init__(self, arm: Arm, dims: int, depth: int, width: int, logits: int) -> None:
-        super().__init__()
-        sizes = [dims, *[width] * depth, logits]
-        kinds = [_Normalised if arm.spectral_norm else nn.Linear] * depth + [nn.Linear]
-        self.linear = nn.ModuleList(
-            kind(m, n) for kind, m, n in zip(kinds, sizes, sizes[1:], strict=False)
-        )
+    Without anything between its linear maps and ReLUs, the ensemble has a kernel for it.
+    """
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    for layer, (m, n) in enumerate(pairwise([dims, *[width] * depth])):
+        linear = _Normalised(m, n) if arm.spectral_norm else nn.Linear(m, n)
         if arm.orthogonal:
-            for layer in list(self.linear)[:-1]:
-                assert isinstance(layer.weight, Tensor)
-                nn.init.orthogonal_(layer.weight, gain=2**0.5)
-        self.norm = nn.ModuleList(
-            nn.BatchNorm1d(width) if arm.batchnorm else nn.Identity() for _ in range(depth)
-        )
-        self.dropout = nn.Dropout(arm.dropout)
-        if arm.learnable:
-            self.targets = nn.Parameter(torch.tensor(arm.layer_targets(depth)))
+            nn.init.orthogonal_(linear.weight, gain=2**0.5)
+        parts[f"linear{layer}"] = linear
+        if arm.batchnorm:
+            parts[f"norm{layer}"] = nn.BatchNorm1d(n)
+        parts[f"relu{layer}"] = nn.ReLU()
+        if arm.dropout:
+            parts[f"dropout{layer}"] = nn.Dropout(arm.dropout)
+    parts[f"linear{depth}"] = nn.Linear(width, logits)
+    return _WithTargets(parts, arm.layer_targets(depth)) if arm.learnable else nn.Sequential(parts)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits `[N, logits]`, and the pre-activations `[N, width]` of each hidden layer."""
-        before = []
-        for linear, norm in zip(self.linear[:-1], self.norm, strict=True):
-            before.append(norm(linear(x)))
-            x = self.dropout(before[-1].relu())
-        return self.linear[-1](x), before
+
+class _WithTargets(nn.Sequential):
+    """Its targets of sigma are parameters, which the penalty alone sees."""
+
+    def __init__(self, parts: OrderedDict[str, nn.Module], targets: list[float]) -> None:
+        super().__init__(parts)
+        self.targets = nn.Parameter(torch.tensor(targets))
 
 
 class _Normalised(nn.Linear):
@@ -62,28 +60,7 @@ def normalised(weight: Tensor) -> Tensor:
 
 def weight_names(depth: int) -> list[str]:
     """The weights of a network by layer, the output layer last."""
-    return [f"linear.{layer}.weight" for layer in range(depth + 1)]
-
-
-def loss_of(published: bool) -> Callable[..., Any]:
-    """The loss of one run; the published dead rate besides, of before the update, if asked for."""
-
-    def loss(model: Any, x: Tensor, y: Tensor) -> Any:
-        logits, before = model(x)
-        value = nll(logits, y)
-        if not published:
-            return value
-        still = [(z.detach().abs().mean(0) < _SMALL).to(z.dtype).mean() for z in before]
-        return value, {"published_dead_rate": torch.stack(still).mean()}
-
-    return loss
-
-
-def nll(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean negative log-likelihood of the labels `[N]` for `[N, logits]`."""
-    if logits.shape[-1] == 1:
-        return F.binary_cross_entropy_with_logits(logits[:, 0], y.to(logits.dtype))
-    return F.cross_entropy(logits, y)
+    return [f"linear{layer}.weight" for layer in range(depth + 1)]
 
 
 def affine_layers(
@@ -95,11 +72,11 @@ def affine_layers(
     """
     layers = []
     for layer, name in enumerate(weight_names(depth)):
-        weight, bias = parameters[name], parameters[f"linear.{layer}.bias"]
+        weight, bias = parameters[name], parameters[f"linear{layer}.bias"]
         if layer < depth and arm.spectral_norm:
             weight = normalised(weight)
         if layer < depth and arm.batchnorm:
-            at = f"norm.{layer}"
+            at = f"norm{layer}"
             variance = buffers[f"{at}.running_var"] + nn.BatchNorm1d(1).eps
             scale = parameters[f"{at}.weight"] / variance.sqrt()
             weight = weight * scale[..., None]

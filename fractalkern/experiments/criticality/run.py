@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fractalkern.ensemble import Adam, Data, Ensemble
+from fractalkern.ensemble import Adam, BinaryCrossEntropy, CrossEntropy, Data, Ensemble
 from fractalkern.ensemble.result import Result
 from fractalkern.experiments.criticality import figures, report
 from fractalkern.experiments.criticality.arms import Arm, arms_of
@@ -16,9 +16,10 @@ from fractalkern.experiments.criticality.boundaries import last_dimension
 from fractalkern.experiments.criticality.config import CriticalityConfig, Setting
 from fractalkern.experiments.criticality.findings import find
 from fractalkern.experiments.criticality.metrics import Metrics
-from fractalkern.experiments.criticality.model import Layers, Network, affine_layers, loss_of
+from fractalkern.experiments.criticality.model import Layers, affine_layers, network
 from fractalkern.experiments.criticality.penalty import SigmaPenalty
 from fractalkern.experiments.criticality.tasks import data_sets, task_named
+from fractalkern.experiments.settings import to_toml
 from fractalkern.experiments.study import Part, Series, Study, Tracker
 from fractalkern.sweeps.progress import Meter, display
 
@@ -68,7 +69,7 @@ def run(config: CriticalityConfig, out: Path, tracker: Tracker | None = None) ->
                 shown.note(f"{damage}; computing it again")
             for number in missing:
                 started = time.perf_counter()
-                series, arrays = train(config, plan[number])
+                series, arrays = train(config, plan[number], study.checkpoint(number))
                 study.commit(number, series, arrays, time.perf_counter() - started)
                 shown.advance(len(plan[number]))
         found = find(config, study)
@@ -104,9 +105,12 @@ def _name(runs: list[Run]) -> str:
 
 
 def train(
-    config: CriticalityConfig, runs: list[Run]
+    config: CriticalityConfig, runs: list[Run], checkpoint: Path | None = None
 ) -> tuple[dict[str, Series], dict[str, Tensor]]:
-    """Trains runs of one part; their scalars, and what the report looks at besides."""
+    """Trains the runs of one part; their scalars, and what the report looks at besides.
+
+    Training that takes minutes keeps its state in the file `checkpoint` and goes on from it.
+    """
     setting, arms = runs[0].setting, [run.arm for run in runs]
     task, published = task_named(setting.task), config.protocol == "published"
     data = data_sets(task, config.seed_list, config.samples, config.noise, config.shares)
@@ -116,19 +120,25 @@ def train(
         *(task, data, config.seed_list, of_run, arms[0], setting.depth, config.grid, published)
     )
 
-    def build(place: int) -> Network:
-        return Network(arms[place], task.dims, setting.depth, setting.width, task.logits)
+    def build(place: int) -> nn.Module:
+        return network(arms[place], task.dims, setting.depth, setting.width, task.logits)
 
     rates, decays = [run.rate for run in runs], [run.arm.weight_decay for run in runs]
     ensemble = Ensemble(
         build,
-        loss_of(published),
+        BinaryCrossEntropy() if task.logits == 1 else CrossEntropy(),
         Adam(lr=rates, weight_decay=decays),
         seeds=[run.seed for run in runs],
         penalty=penalty if penalty.needed else None,
     )
+    x, y = data.train
     result = ensemble.fit(
-        Data(*data.train, of_run=of_run), config.epochs, metrics=metrics, every=config.every
+        Data(x, y.float() if task.logits == 1 else y, of_run=of_run),
+        config.epochs,
+        metrics=metrics,
+        every=config.every,
+        checkpoint=checkpoint,
+        config={"settings": to_toml(config), "runs": [run.label() for run in runs]},
     )
     layers = affine_layers(result.parameters, result.buffers, arms[0], setting.depth)
     arrays = _ends(config, metrics, layers) if config.study == "baseline" else {}
