@@ -36,8 +36,7 @@ def published_dimension(logits: Tensor) -> Tensor:
 
 def _steepest(values: Tensor) -> Tensor:
     """Cells above the 99th percentile of the central-difference gradient, cell units."""
-    along, across = torch.gradient(values, dim=(1, 2))
-    squared = along.square_().add_(across.square_()).flatten(1)
+    squared = _slope(values).square_().add_(_slope(values.mT).mT.square_()).flatten(1)
     # numpy.percentile's: between the two order statistics about the place. The root is monotone,
     # but what lies between is not the same of squares.
     place = _PERCENTILE * (squared.shape[1] - 1)
@@ -46,6 +45,15 @@ def _steepest(values: Tensor) -> Tensor:
     low, high = top[:, -1], top[:, -2]
     threshold = low + (high - low) * (place - math.floor(place))
     return (squared > threshold.square()[:, None]).view(values.shape)
+
+
+def _slope(values: Tensor) -> Tensor:
+    """torch.gradient along the second axis of `[R, H, W]`, in a third of its passes."""
+    slope = torch.empty_like(values)
+    torch.sub(values[:, 2:], values[:, :-2], out=slope[:, 1:-1]).mul_(0.5)
+    torch.sub(values[:, 1], values[:, 0], out=slope[:, 0])
+    torch.sub(values[:, -1], values[:, -2], out=slope[:, -1])
+    return slope
 
 
 def edge_dimension(logits: Tensor) -> Tensor:

@@ -44,6 +44,8 @@ class SigmaPenalty:
         epochs: steps of the whole training, of which schedules take shares.
     """
 
+    independent = True  # power_iteration takes every matrix by itself: no rounding is shared
+
     def __init__(self, arms: Sequence[Arm], depth: int, epochs: int) -> None:
         self.arms, self.epochs, self.names = list(arms), epochs, weight_names(depth)
         targets, weights = [], []
