@@ -289,9 +289,10 @@ def test_every_study_has_both_controls_and_unique_arms(study):
         assert len(names) == 1 + 7 * 3 * 2
 
 
-@pytest.mark.parametrize("study", ["baseline", "regularizers", "schedules", "layerwise"])
+@pytest.mark.parametrize("study", ["baseline", "regularizers", "layerwise", "targets"])
 def test_a_study_ends_in_rows_intervals_and_a_verdict(study, tmp_path):
-    arms = ("targets-0.5-2",) if study == "layerwise" else ()
+    some = {"layerwise": ("targets-0.5-2",), "targets": ("target-2-lambda-0.1",)}
+    arms = some.get(study, ())
     config = dataclasses.replace(TINY, study=study, arms=arms, every=2, null_draws=19)
     text = run(config, tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -304,7 +305,9 @@ def test_a_study_ends_in_rows_intervals_and_a_verdict(study, tmp_path):
     assert "## Verdict" in text and (tmp_path / "report.md").read_text() == text
     assert (tmp_path / "trajectories.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "differences.png").exists()
-    assert (tmp_path / "maps.png").exists() == (study == "baseline")
+    own = {"baseline": "maps.png", "targets": "targets.png", "layerwise": "pairs.png"}
+    for owner, name in own.items():
+        assert (tmp_path / name).exists() == (study == owner)
     lines = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
     assert len(lines) == len(names) * 2 * (4 + 2)
 

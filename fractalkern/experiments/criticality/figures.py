@@ -11,6 +11,7 @@ from matplotlib.ticker import ScalarFormatter
 
 from fractalkern.experiments.criticality.config import CriticalityConfig
 from fractalkern.experiments.criticality.findings import Findings, Row
+from fractalkern.experiments.criticality.sweep_figures import over_pairs, over_targets
 from fractalkern.experiments.criticality.tasks import data_sets, task_named
 
 _STYLE: Any = {"font.family": "DejaVu Sans", "axes.linewidth": 0.8}
@@ -40,6 +41,10 @@ def _all_of(config: CriticalityConfig, found: Findings) -> dict[str, bytes]:
         pictures["maps.png"] = maps(config, found)
     if config.protocol == "fixed":
         pictures["differences.png"] = differences(config, found)
+    if config.study == "targets":
+        pictures["targets.png"] = _png(over_targets(config, found))
+    if config.study == "layerwise":
+        pictures["pairs.png"] = _png(over_pairs(config, found))
     return pictures
 
 

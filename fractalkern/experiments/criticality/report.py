@@ -10,6 +10,7 @@ from fractalkern.experiments.study import Study
 from fractalkern.experiments.study.scalars import finite
 
 _LEVEL = 0.05
+_MOST_NAMES = 12  # in a sentence of the verdict
 
 
 def summary(config: CriticalityConfig, found: Findings, study: Study) -> dict[str, object]:
@@ -158,6 +159,8 @@ def _sorted(found: Findings) -> tuple[list[Row], list[Row], list[Row]]:
 def _names(rows: Sequence[Row]) -> str:
     settings = len({row.setting for row in rows}) > 1
     names = [f"{row.arm} ({row.setting})" if settings else row.arm for row in rows]
+    if len(names) > _MOST_NAMES:
+        return f"{len(names)} arms, see the table"
     return ", ".join(names) or "none"
 
 
