@@ -151,6 +151,11 @@ def maps(config: CriticalityConfig, found: Findings) -> bytes:
         axes.set_xlabel("$x_1$")
         axes.set_ylabel("$x_2$")
     figure.colorbar(image, ax=panels, label="probability of class 1")
+    figure.suptitle(
+        f"What both networks of seed {config.first_seed} say; dots: test points by their class, "
+        "black: the decision boundary",
+        fontsize=12,
+    )
     return _png(figure)
 
 

@@ -118,18 +118,16 @@ def _published_verdict(found: Findings) -> list[str]:
 
 def _cost(config: CriticalityConfig, row: Row) -> str:
     c = row.comparisons["test_accuracy"]
-    change = "costs" if c.difference < 0 else "gains"
-    low, high = sorted((abs(c.low), abs(c.high))) if c.low * c.high > 0 else (c.low, c.high)
+    found = "not told apart from none"
+    if c.significant(_LEVEL):
+        found = "a cost" if c.difference < 0 else "a gain"
     line = (
-        f"A fixed target of 1 {change} {_points(abs(c.difference))} points of test accuracy, "
-        f"95 % interval {_points(low)} to {_points(high)} (Holm-corrected p = {c.p_holm:.2g})."
+        f"A fixed target of 1 changes test accuracy by {_points(c.difference)} points, 95 % interval "
+        f"{_points(c.low)} to {_points(c.high)} (Holm-corrected p = {c.p_holm:.2g}): {found}."
     )
     if _is_e50(config):
-        inside = c.low <= REFERENCE_COST <= c.high
-        line += (
-            f" The check before had {_points(abs(REFERENCE_COST))}: "
-            f"{'inside' if inside else 'outside'} the interval."
-        )
+        inside = "inside" if c.low <= REFERENCE_COST <= c.high else "outside"
+        line += f" The check before had {_points(REFERENCE_COST)}, {inside} the interval."
     return line
 
 
@@ -296,4 +294,4 @@ def _markdown(lines: Sequence[Sequence[str]]) -> str:
 
 
 def _points(share: float) -> str:
-    return f"{100 * share:.1f}"
+    return f"{100 * share:+.1f}"
