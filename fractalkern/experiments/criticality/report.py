@@ -122,8 +122,8 @@ def _cost(config: CriticalityConfig, row: Row) -> str:
     if c.significant(_LEVEL):
         found = "a cost" if c.difference < 0 else "a gain"
     line = (
-        f"A fixed target of 1 changes test accuracy by {_points(c.difference)} points, 95 % interval "
-        f"{_points(c.low)} to {_points(c.high)} (Holm-corrected p = {c.p_holm:.2g}): {found}."
+        f"A fixed target of 1 changes test accuracy by {_points(c.difference)} points, 95 % "
+        f"interval {_points(c.low)} to {_points(c.high)} (Holm p = {c.p_holm:.2g}): {found}."
     )
     if _is_e50(config):
         inside = "inside" if c.low <= REFERENCE_COST <= c.high else "outside"
