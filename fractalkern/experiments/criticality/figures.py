@@ -182,7 +182,7 @@ def differences(config: CriticalityConfig, found: Findings) -> bytes:
         axes.spines[["top", "right"]].set_visible(False)
     labels = [f"{row.setting}  {row.arm}" if several else row.arm for row in rows]
     panels[0].set_yticks(range(len(rows)), labels, fontsize=8)
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(rows) - 0.3, -0.7)
     figure.suptitle(
         f"Each arm against no regularisation, {config.seeds} paired seeds, 95 % intervals; "
         "red: significant after Holm's correction",
