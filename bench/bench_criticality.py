@@ -159,12 +159,14 @@ def script(fixed: bool) -> Callable[[], Answer]:  # noqa: PLR0915
 
 
 def _check(reference: Answer) -> Callable[[Contender, Any], None]:
-    """Accuracies and sigmas nearly equal; sensitivities are sampled, boundaries near to ties."""
+    """Accuracies nearly equal; sensitivities are sampled, boundaries near to ties, and ten power
+    iterations from a random start end below sigma, here 2.3, where ten Lanczos passes reach it.
+    """
     tolerances = {
         "test_accuracy": 0.01,
         "published_dimension": 0.08,
         "sensitivity": 0.15,
-        "sigma_mean": 0.03,
+        "sigma_mean": 0.2,
     }
 
     def check(contender: Contender, answer: Answer) -> None:

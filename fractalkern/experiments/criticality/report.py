@@ -87,14 +87,17 @@ def verdict(config: CriticalityConfig, found: Findings) -> list[str]:
     fixed = [row for row in found.rows if row.arm == "target-1"]
     if len(fixed) == 1 and fixed[0].comparisons:
         lines.append(_cost(config, fixed[0]))
-    better, worse, open_ = _sorted(found)
-    lines.append(
-        f"Better than no regularisation in test accuracy, after the correction: {_names(better)}."
-    )
-    lines.append(f"Worse: {_names(worse)}.")
-    lines.append(f"Not told apart at {config.seeds} seeds: {_names(open_)}.")
+    better, worse, open_ = _sorted(found, "test_accuracy")
+    lines += [
+        f"Better than no regularisation in test accuracy, after the correction: {_names(better)}.",
+        f"Worse: {_names(worse)}.",
+        f"Not told apart at {config.seeds} seeds: {_names(open_)}.",
+    ]
+    calmer, *_ = _sorted(found, "test_nll")
+    lines.append(f"Better in test NLL: {_names(calmer)}.")
+    better = [row for row in found.rows if row in better or row in calmer]
     if targets := [row for row in better if _has_target(row.arm)]:
-        lines.append(f"So a spectral target helps here in {len(targets)} of its arms.")
+        lines.append(f"So holding singular values at a target helps here in: {_names(targets)}.")
     else:
         lines.append("So nothing here shows that holding singular values at a target helps.")
     return lines
@@ -142,18 +145,13 @@ def _is_e50(config: CriticalityConfig) -> bool:
     return same and config.rates == e50.rates and config.study in ("baseline", "targets")
 
 
-def _sorted(found: Findings) -> tuple[list[Row], list[Row], list[Row]]:
+def _sorted(found: Findings, outcome: str) -> tuple[list[Row], list[Row], list[Row]]:
     """Arms that are better, worse, and neither."""
     lists: tuple[list[Row], list[Row], list[Row]] = ([], [], [])
     for row in found.rows:
-        if c := row.comparisons.get("test_accuracy"):
-            lists[
-                0
-                if c.significant(_LEVEL) and c.difference > 0
-                else 1
-                if c.significant(_LEVEL)
-                else 2
-            ].append(row)
+        if c := row.comparisons.get(outcome):
+            good = c.difference > 0 if outcome == "test_accuracy" else c.difference < 0
+            lists[2 if not c.significant(_LEVEL) else 0 if good else 1].append(row)
     return lists
 
 
