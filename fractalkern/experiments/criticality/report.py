@@ -89,15 +89,17 @@ def verdict(config: CriticalityConfig, found: Findings) -> list[str]:
         lines.append(_cost(config, fixed[0]))
     better, worse, open_ = _sorted(found, "test_accuracy")
     lines += [
-        f"Better than no regularisation in test accuracy, after the correction: {_names(better)}.",
-        f"Worse: {_names(worse)}.",
-        f"Not told apart at {config.seeds} seeds: {_names(open_)}.",
+        f"Better than no regularisation in test accuracy, after the correction: {_names(better, found)}.",
+        f"Worse: {_names(worse, found)}.",
+        f"Not told apart at {config.seeds} seeds: {_names(open_, found)}.",
     ]
     calmer, *_ = _sorted(found, "test_nll")
-    lines.append(f"Better in test NLL: {_names(calmer)}.")
+    lines.append(f"Better in test NLL: {_names(calmer, found)}.")
     better = [row for row in found.rows if row in better or row in calmer]
     if targets := [row for row in better if _has_target(row.arm)]:
-        lines.append(f"So holding singular values at a target helps here in: {_names(targets)}.")
+        lines.append(
+            f"So holding singular values at a target helps here in: {_names(targets, found)}."
+        )
     else:
         lines.append("So nothing here shows that holding singular values at a target helps.")
     return lines
@@ -155,8 +157,8 @@ def _sorted(found: Findings, outcome: str) -> tuple[list[Row], list[Row], list[R
     return lists
 
 
-def _names(rows: Sequence[Row]) -> str:
-    settings = len({row.setting for row in rows}) > 1
+def _names(rows: Sequence[Row], found: Findings) -> str:
+    settings = len({row.setting for row in found.rows}) > 1
     names = [f"{row.arm} ({row.setting})" if settings else row.arm for row in rows]
     if len(names) > _MOST_NAMES:
         return f"{len(names)} arms, see the table"
