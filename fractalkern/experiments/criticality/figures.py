@@ -67,7 +67,8 @@ def trajectories(config: CriticalityConfig, found: Findings) -> bytes:
         axes.grid(color="#eeeeee")
         axes.spines[["top", "right"]].set_visible(False)
     if figure.axes[0].lines:  # none if every run was frozen before the first measurement
-        figure.axes[0].legend(frameon=False, fontsize=10)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(rows), frameon=False)
     if all(row.arm != rows[0].arm for row in rows[1:]) and _same(rows):
         figure.axes[1].text(
             *(0.5, 0.5, "all arms lie on each other"),
@@ -112,8 +113,9 @@ def _edges_too(axes: Axes, found: Findings, rows: list[Row]) -> None:
         if "edge_dimension" in row.curves:
             curve = row.curves["edge_dimension"]
             axes.plot(found.times, curve.nanmean(0), "--", color=colour, linewidth=1)
-            label = "dashed: of the boundary itself; grey: a smooth curve"
-            axes.text(0.98, 0.96, label, transform=axes.transAxes, fontsize=9, ha="right")
+    if "edge_dimension" in rows[0].curves:
+        label = "dashed: of the boundary itself; grey: a smooth curve"
+        axes.text(0.98, 0.96, label, transform=axes.transAxes, fontsize=9, ha="right")
 
 
 def maps(config: CriticalityConfig, found: Findings) -> bytes:

@@ -89,7 +89,8 @@ def verdict(config: CriticalityConfig, found: Findings) -> list[str]:
         lines.append(_cost(config, fixed[0]))
     better, worse, open_ = _sorted(found, "test_accuracy")
     lines += [
-        f"Better than no regularisation in test accuracy, after the correction: {_names(better, found)}.",
+        "Better than no regularisation in test accuracy, after the correction: "
+        f"{_names(better, found)}.",
         f"Worse: {_names(worse, found)}.",
         f"Not told apart at {config.seeds} seeds: {_names(open_, found)}.",
     ]
