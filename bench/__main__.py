@@ -7,6 +7,7 @@ from bench import (
     bench_box_count,
     bench_box_mass,
     bench_criticality,
+    bench_ensemble,
     bench_fractal_noise,
     bench_power_iteration,
     bench_train_sweep,
@@ -21,6 +22,7 @@ MODULES = (
     bench_fractal_noise,
     bench_power_iteration,
     bench_criticality,
+    bench_ensemble,
 )
 BENCHES = {module.KERNEL: module for module in MODULES}
 

@@ -14,7 +14,7 @@ from fractalkern.ensemble import (
     Schedule,
     SpectralPenalty,
 )
-from fractalkern.ensemble.randomness import DROPOUT_STREAM, philox_words
+from fractalkern.ensemble.randomness import DROPOUT_STREAM, kept_elements, philox_words
 from fractalkern.errors import InputError
 from fractalkern.random import philox4x32
 from fractalkern.regularizers import SpectralTarget
@@ -132,6 +132,35 @@ def test_a_run_that_diverges_touches_no_other():
     assert wild.metrics["size"][1, frozen:].isnan().all()
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_freezes_although_the_loss_is(bad):
+    class Step(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(x):
+            return x.clone()
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            pass
+
+        @staticmethod
+        def backward(ctx, grad):
+            return torch.where(grad == 0, 0.0, bad)
+
+    def loss(model, x, on):
+        return torch.where(on > 0, Step.apply(model(x)), model(x)).mean()
+
+    data = Data(
+        torch.ones(3, 4, 2), torch.tensor([0.0, 1.0, 0.0]).expand(4, 3).T[..., None], of_run="own"
+    )
+    result = Ensemble(lambda run: nn.Linear(2, 1), loss, SGD(lr=0.1), runs=3).fit(data, 3)
+    assert result.losses[1, 0].isfinite()
+    assert result.frozen_at.tolist() == [-1, 0, -1]
+    assert all(stack.isfinite().all() for stack in result.parameters.values())
+
+
 def test_all_runs_may_freeze():
     result = ensemble(optimizer=SGD(lr=1e38)).fit(own_data(), 5)
     assert (result.frozen_at >= 0).all()
@@ -146,6 +175,30 @@ def test_words_are_philox(seed):
     counter[:, 1:] = 3, 2**31, DROPOUT_STREAM
     expected = philox4x32(counter, (seed & 0xFFFFFFFF, seed >> 32)).flatten()[:18]
     assert philox_words(key, 18, 3, 2**31, DROPOUT_STREAM).tolist() == expected.tolist()
+
+
+def test_masks_are_the_words_below_the_share(instruction_set, threads):
+    keys = torch.tensor([[1, 2], [0xFFFFFFFF, 7]])
+    for count in (1, 6, 31, 100_003):
+        masks = torch.vmap(lambda key, n=count: kept_elements(key, n, 5, 9, 0.3))(keys)
+        for key, mask in zip(keys, masks, strict=True):
+            words = philox_words(key, count, 5, 9, DROPOUT_STREAM)
+            assert torch.equal(mask, words >= round(0.3 * 2**32))
+    assert kept_elements(keys[0], 64, 0, 0, 0.0).all()
+    assert not kept_elements(keys[0], 64, 0, 0, 1.0).any()
+
+
+def test_mask_op_passes_opcheck():
+    op = torch.ops.fractalkern.dropout_mask.default
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(op, (torch.ones(2, 2).long(), 9, 0, 0, 1, 2**31), test_utils=tests)
+    for arguments, message in (
+        ((torch.ones(2, 3).long(), 9, 0, 0, 1, 1), r"keys must be int64 of shape \[\.\.\., 2\]"),
+        ((torch.ones(2).long(), -1, 0, 0, 1, 1), "count must be from 0"),
+        ((torch.ones(2).long(), 9, 0, 0, 1, 2**32 + 1), "threshold must be from 0"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            op(*arguments)
 
 
 def dropped(p, seeds, step_count=1):
