@@ -3,7 +3,7 @@
 The script is written here as the original's program is described: run after run, one optimiser
 step, then six metrics, power iteration and box count as Python loops. It trains the same data,
 seeds and starts, so its accuracies and dimensions are checked against ours. It runs fewer epochs:
-no epoch costs more than another, and ratios are per run and epoch.
+no epoch costs more than another, and ratios are per run and epoch, a step each.
 """
 
 from collections.abc import Callable, Iterator
@@ -158,13 +158,14 @@ def script(fixed: bool) -> Callable[[], Answer]:  # noqa: PLR0915
     return study
 
 
-def _check(reference: Answer) -> Callable[[Contender, Any], None]:
+def _check(reference: Answer, protocol: str) -> Callable[[Contender, Any], None]:
     """Accuracies nearly equal; sensitivities are sampled, boundaries near to ties, and ten power
     iterations from a random start end below sigma, here 2.3, where ten Lanczos passes reach it.
+    With a gradient that makes slightly other networks, whose steepest cells are others.
     """
     tolerances = {
         "test_accuracy": 0.01,
-        "published_dimension": 0.08,
+        "published_dimension": 0.08 if protocol == "published" else 0.25,
         "sensitivity": 0.15,
         "sigma_mean": 0.2,
     }
@@ -182,7 +183,7 @@ def _check(reference: Answer) -> Callable[[Contender, Any], None]:
 
 def races(threads: int) -> Iterator[Race]:
     runs = 2 * SEEDS
-    work, short = {"run_epochs": runs * EPOCHS}, {"run_epochs": runs * SCRIPT_EPOCHS}
+    work, short = {"network_steps": runs * EPOCHS}, {"network_steps": runs * SCRIPT_EPOCHS}
     for protocol in ("published", "fixed"):
         contenders = [
             Contender(f"all runs at once, {EPOCHS} epochs", ours, (protocol,), work, role="ours"),
@@ -202,7 +203,7 @@ def races(threads: int) -> Iterator[Race]:
             f"E5.0, {SEEDS} seeds, both arms, metrics each epoch, protocol {protocol}",
             "float32",
             contenders,
-            per="run_epochs",
-            share="run_epochs",
-            check=_check({}),
+            per="network_steps",
+            share="network_steps",
+            check=_check({}, protocol),
         )
