@@ -11,7 +11,7 @@ import pytest
 from fractalkern.errors import InputError
 from fractalkern.sweeps.files import write_atomically
 from fractalkern.sweeps.grid import log_axis, tile_count, tiles
-from fractalkern.sweeps.progress import Meter, _short, display
+from fractalkern.sweeps.progress import Meter, display, short
 from fractalkern.sweeps.runner import run_tiles
 from fractalkern.sweeps.store import Store
 
@@ -247,7 +247,7 @@ def test_bar_of_the_largest_grid_fits_a_terminal_of_80_columns(monkeypatch, caps
     [(3.14159, "3.14"), (999.4, "999"), (999.6, "1k"), (592141, "592k"), (2e9, "2G")],
 )
 def test_rates_have_three_digits_and_a_unit(number, text):
-    assert _short(number) == text
+    assert short(number) == text
 
 
 @pytest.mark.parametrize(("rows", "height"), [(1, 1), (7, 2), (8, 4), (5, 9)])

@@ -1,5 +1,6 @@
 """What runs train on: shared or own tensors, whole or in minibatches of their own order."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,6 +73,18 @@ class Data:
     def to(self, device: torch.device) -> None:
         """Moves the tensors to where the runs are."""
         self.tensors = tuple(tensor.to(device) for tensor in self.tensors)
+
+    def sample(self) -> tuple[Tensor, ...]:
+        """A batch as a step sees it, of one row if rows have their own."""
+        return self.batch(0, torch.zeros(1, dtype=torch.int64), [0])
+
+    def digest(self) -> str:
+        """SHA-256 of the tensors and of how they are dealt out."""
+        found = hashlib.sha256(repr((self.batch_size, self.of_run)).encode())
+        for tensor in self.tensors:
+            found.update(repr((tensor.shape, tensor.dtype)).encode())
+            found.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
 
     @property
     def shared(self) -> bool:

@@ -1,103 +1,35 @@
 """Train R copies of a model at once, each with its own seed, start, data and hyper-parameters."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fractalkern._native import build_info
 from fractalkern.ensemble import sizes
-from fractalkern.ensemble.clipping import clip_norms
+from fractalkern.ensemble.checkpoint import Checkpoint
 from fractalkern.ensemble.data import Data
+from fractalkern.ensemble.dense import dense_networks
 from fractalkern.ensemble.gradients import Gradients, Loss
 from fractalkern.ensemble.optimizers import Optimizer, PerRun, per_run
-from fractalkern.ensemble.penalties import Context, Penalty
-from fractalkern.ensemble.randomness import key_words
-from fractalkern.ensemble.result import Result, Series
-from fractalkern.ensemble.rows import Group, Rows, arranged, layout_of
+from fractalkern.ensemble.penalties import Penalty
+from fractalkern.ensemble.progress import RunMeter, showing
+from fractalkern.ensemble.recorder import Recorder
+from fractalkern.ensemble.result import Result
+from fractalkern.ensemble.rows import Group, Rows, arranged, constants, layout_of, trainable
 from fractalkern.ensemble.schedules import Schedule
+from fractalkern.ensemble.training import Rules
+from fractalkern.ensemble.view import Metrics, View
 from fractalkern.errors import InputError, InputTypeError
+from fractalkern.ops._inputs import require_choice
 
 OP = "Ensemble"
 
 # Which parameters an optimiser of several takes: called with the name and the parameter of a run.
 Choice = Callable[[str, Tensor], bool]
-
-
-class View:
-    """The runs of a chunk while they train, as metrics see them: a row a run.
-
-    Attributes:
-        rows: the state; `rows.runs` int64 `[rows]` says whose row each is. Some rows repeat a run
-            to fill a block; what is returned for them is not kept.
-        losses: `[rows]`, of the step just done, before its update.
-    """
-
-    def __init__(self, rows: Rows, gradients: Gradients, losses: Tensor) -> None:
-        self.rows, self._gradients, self.losses = rows, gradients, losses
-
-    @property
-    def runs(self) -> Tensor:
-        """Int64 `[rows]`: the run of each row, on the CPU."""
-        return self.rows.runs
-
-    @property
-    def step(self) -> int:
-        """Steps done."""
-        return self.rows.step
-
-    @property
-    def parameters(self) -> dict[str, Tensor]:
-        """By name `[rows, ...]`: views of the state."""
-        return self.rows.parameters()
-
-    @property
-    def buffers(self) -> dict[str, Tensor]:
-        """By name `[rows, ...]`."""
-        return self.rows.buffers
-
-    @property
-    def penalty_state(self) -> dict[str, Tensor]:
-        """The stacks `[rows, ...]` of the penalty's context; may be changed."""
-        return self.rows.penalty_state
-
-    def hyper(self, name: str, group: int = 0) -> Tensor:
-        """A hyper-parameter in use, float64 `[rows, 1]`: a view, so writing into it sets it."""
-        return self.rows.groups[group].hyper[name]
-
-    def apply(
-        self, function: Callable[..., Any], *tensors: Tensor, own: bool | Sequence[bool] = False
-    ) -> Any:
-        """`function(model, *tensors)` of every run, in evaluation mode, without gradients.
-
-        Args:
-            function: of one run; `model` is called as the module would be. Returns tensors.
-            tensors: shared, or where `own` says so `[rows, ...]`, one a row.
-            own: one for all tensors or one each.
-
-        Returns:
-            What `function` returns, each tensor with an axis of rows in front.
-        """
-        mine = (own,) * len(tensors) if isinstance(own, bool) else tuple(own)
-        parameters, buffers = self.parameters, self.buffers
-        parts = []
-        with torch.no_grad():
-            for block in self.rows.blocks():
-                some = tuple(t[block] if o else t for t, o in zip(tensors, mine, strict=True))
-                stacks = (
-                    {k: v[block] for k, v in parameters.items()},
-                    {k: v[block] for k, v in buffers.items()},
-                )
-                parts.append(self._gradients.apply(function, *stacks, some, mine))
-        return torch.utils._pytree.tree_map(lambda *pieces: torch.cat(pieces), *parts)
-
-    def __call__(self, *tensors: Tensor, own: bool | Sequence[bool] = False) -> Any:
-        """The models' outputs for `tensors`: `[rows, ...]`."""
-        return self.apply(lambda model, *inputs: model(*inputs), *tensors, own=own)
-
-
-# metrics(view) -> values `[rows]` or `[rows, ...]` by name.
-Metrics = Callable[[View], Mapping[str, Tensor]]
 
 
 class Ensemble:
@@ -121,7 +53,9 @@ class Ensemble:
         device: where to train.
         width: runs a batched call; by default chosen by memory.
         chunk: runs that are in memory at a time; by default as many as fit.
-        compile: pass the batched call through torch.compile.
+        compile: pass the batched call through torch.compile, to the named backend if a name.
+        kernel: "vmap" for any model; "dense" for plain ReLU networks (`ensemble.dense`), many times
+            as fast; None for "dense" where it fits.
 
     A run's result depends on its seed, its data and its hyper-parameters, and in the last bits on
     `width`, its place in its block and the machine; never on which runs share its batch. A run
@@ -150,7 +84,8 @@ class Ensemble:
         device: torch.device | str = "cpu",
         width: int | None = None,
         chunk: int | None = None,
-        compile: bool = False,
+        compile: bool | str = False,
+        kernel: str | None = None,
     ) -> None:
         if runs is None and seeds is None:
             raise InputError(f"{OP}: runs or seeds must be given, got neither")
@@ -165,16 +100,16 @@ class Ensemble:
         for name, value in (("width", width), ("chunk", chunk)):
             if value is not None and value < 1:
                 raise InputError(f"{OP}: {name} must be at least 1, got {value}")
-        self._build, self._penalty, self._schedule = build, penalty, schedule
+        if kernel is not None:
+            require_choice(OP, "kernel", kernel, ("dense", "vmap"))
+        self._build = build
         self.device = torch.device(device)
         self.width, self.chunk = width, chunk
         if schedule is not None:
             schedule.check(self.runs)
-        self._clip = None
-        if clip_norm is not None:
-            self._clip = _clip_norms(clip_norm, self.runs)
+        clip = None if clip_norm is None else _clip_norms(clip_norm, self.runs)
         self._template = self.module(0)
-        shapes = _trainable(self._template)
+        shapes = trainable(self._template)
         if isinstance(optimizer, Optimizer):
             optimizer = [(lambda name, parameter: True, optimizer)]
         self._groups = []
@@ -182,7 +117,17 @@ class Ensemble:
             layout = layout_of({name: tuple(shapes[name].shape) for name in names})
             part.check(layout)
             self._groups.append((part, layout, part.hyper(self.runs)))
-        self.gradients = Gradients(self._template.to(self.device), loss, compile)
+        self._template = self._template.to(self.device)
+        dense = None
+        if kernel != "vmap":
+            dense = dense_networks(self._template, loss, [part[1] for part in self._groups])
+        if kernel == "dense" and dense is None:
+            raise InputError(
+                f"{OP}: kernel must be 'vmap' but for a Sequential of Linear and ReLU layers with "
+                f"one optimiser and a loss of fractalkern.ensemble, got 'dense'"
+            )
+        gradients = Gradients(self._template, loss, compile)
+        self.rules = Rules(self.seeds, self.device, gradients, dense, penalty, schedule, clip)
 
     def module(self, run: int) -> nn.Module:
         """The module that run number `run` starts from."""
@@ -198,11 +143,11 @@ class Ensemble:
 
     def _begin(self, runs: Sequence[int], live: Sequence[bool], width: int) -> Rows:
         rows = Rows(runs, live, width)
-        dtype = next(iter(_trainable(self._template).values())).dtype
+        dtype = next(iter(trainable(self._template).values())).dtype
         for optimizer, layout, hyper in self._groups:
             flat = torch.zeros(len(rows), layout.width, dtype=dtype, device=self.device)
             mine = {name: value[rows.runs, None].to(self.device) for name, value in hyper.items()}
-            rows.groups.append(Group(optimizer, layout, flat, mine))
+            rows.groups.append(Group(optimizer, layout, flat, torch.zeros_like(flat), mine))
         modules = {run: self.module(run) for run in dict.fromkeys(runs)}
         for run, module in modules.items():
             _require_same(self._template, module, run)
@@ -217,6 +162,10 @@ class Ensemble:
         metrics: Metrics | None = None,
         every: int = 1,
         only: Sequence[int] | None = None,
+        progress: str | None = None,
+        checkpoint: Path | None = None,
+        checkpoint_seconds: float = 60.0,
+        config: Mapping[str, Any] | None = None,
     ) -> Result:
         """Trains the runs for `steps` steps.
 
@@ -226,21 +175,52 @@ class Ensemble:
             metrics: called when `every` steps more are done, after the update.
             every: steps from one call of `metrics` to the next.
             only: the numbers of the runs to train; the others are NaN in the result.
+            progress: a title; shows runs, steps and the time left on stderr.
+            checkpoint: a file to keep the state in; if it is there, training goes on from it, to
+                the same bits.
+            checkpoint_seconds: from one writing to the next.
+            config: what else the results depend on, as JSON values: model, loss, metrics. A
+                checkpoint of another config is refused.
 
         Raises:
-            InputError: the forward cannot be batched; the message says why and what to do.
+            InputError: the forward cannot be batched, and why; data that do not fit; a checkpoint
+                of other settings.
         """
-        data.check(self.runs)
-        data.to(self.device)
         chosen = list(range(self.runs)) if only is None else list(only)
-        sample = data.batch(0, torch.tensor(chosen[:1]), [0])
-        width, chunk = sizes.choose(self, chosen, sample, data.shared)
-        chunks = [chosen[start : start + chunk] for start in range(0, len(chosen), chunk)]
-        result = _Recorder(self.runs, steps, every, self._record(chunks, width))
-        for runs in chunks:
-            rows = self._begin(*arranged(runs, width), width)
-            self._train(rows, data, steps, metrics, every, result)
-        return result.finish()
+        if not chosen or not all(0 <= run < self.runs for run in chosen):
+            raise InputError(f"{OP}: only must be numbers from 0 to {self.runs - 1}, got {only!r}")
+        if every < 1 or steps < 1:
+            raise InputError(f"{OP}: steps and every must be at least 1, got {steps} and {every}")
+        self._prepare(data)
+        kept = None
+        if checkpoint is not None:
+            bound = self._settings(data, steps, every, chosen, config or {})
+            kept = Checkpoint(checkpoint, bound, checkpoint_seconds)
+        width, chunks = self._chunks(chosen, data)
+        recorder = Recorder(self.runs, steps, every, self._record(chunks, width))
+        first, rows = 0, None
+        if kept is not None and kept.path.exists():
+            first = kept.load(recorder)
+            width, chunks = int(recorder.record["width"]), recorder.record["chunks"]
+            if kept.has_rows:
+                rows = self._begin(*arranged(chunks[first], width), width)
+                kept.restore(rows)
+        meter = RunMeter(len(chosen), steps, first, chunks, rows)
+        with showing(progress, meter) as shown:
+            for number in range(first, len(chunks)):
+                if rows is None:
+                    rows = self._begin(*arranged(chunks[number], width), width)
+                while rows.step < steps and len(rows):
+                    self._step(rows, data, metrics, recorder)
+                    shown.advance(len(chunks[number]))
+                    if kept is not None and kept.due():
+                        kept.save(recorder, number, rows)
+                shown.advance(len(chunks[number]) * (steps - rows.step))
+                recorder.keep(rows, rows.live)
+                rows = None
+                if kept is not None:
+                    kept.save(recorder, number + 1, None)
+        return recorder.finish()
 
     def repeat(
         self,
@@ -266,140 +246,81 @@ class Ensemble:
         chunk = next((chunk for chunk in record["chunks"] if run in chunk), None)
         if chunk is None:
             raise InputError(f"{OP}: run must be one of those in record, got {run}")
+        self._prepare(data)
+        place = chunk.index(run) % width
+        recorder = Recorder(self.runs, steps, every, self._record([[run]], width))
+        rows = self._begin([run] * width, [row == place for row in range(width)], width)
+        while rows.step < steps and len(rows):
+            self._step(rows, data, metrics, recorder)
+        recorder.keep(rows, rows.live)
+        return recorder.finish()
+
+    def _step(self, rows: Rows, data: Data, metrics: Metrics | None, recorder: Recorder) -> None:
+        losses = self.rules.step(rows, data, recorder)
+        if metrics is not None and rows.step % recorder.every == 0 and len(rows):
+            recorder.measure(rows, metrics(View(rows, self.rules, losses)))
+
+    def _prepare(self, data: Data) -> None:
         data.check(self.runs)
         data.to(self.device)
-        place = chunk.index(run) % width
-        live = [row == place for row in range(width)]
-        result = _Recorder(self.runs, steps, every, self._record([[run]], width))
-        self._train(self._begin([run] * width, live, width), data, steps, metrics, every, result)
-        return result.finish()
+        dense = self.rules.dense
+        if dense is not None and not dense.fits(data.sample(), data.shared):
+            self.rules = replace(self.rules, dense=None)
+
+    def _chunks(self, chosen: list[int], data: Data) -> tuple[int, list[list[int]]]:
+        """The width of a block, and the runs of each chunk."""
+        if self.rules.dense is not None and getattr(self.rules.penalty, "independent", True):
+            width = 1
+        else:
+            width = self.width or sizes.width(self.rules, len(chosen), data)
+        chunk = self.chunk or sizes.chunk(self._template, self.device, width)
+        return width, [chosen[start : start + chunk] for start in range(0, len(chosen), chunk)]
 
     def _record(self, chunks: list[list[int]], width: int) -> dict[str, Any]:
         return {
             "runs": self.runs,
             "seeds": self.seeds,
+            "kernel": "vmap" if self.rules.dense is None else "dense",
             "width": width,
             "chunks": chunks,
             "threads": torch.get_num_threads(),
             "device": str(self.device),
+            "instruction_set": build_info()["instruction_set"],
             "torch": torch.__version__,
         }
 
-    def _train(
-        self,
-        rows: Rows,
-        data: Data,
-        steps: int,
-        metrics: Metrics | None,
-        every: int,
-        result: "_Recorder",
-    ) -> None:
-        while rows.step < steps and len(rows):
-            losses = self._step(rows, data, result)
-            if metrics is not None and rows.step % every == 0 and len(rows):
-                view = View(rows, self.gradients, losses)
-                result.measure(rows, metrics(view))
-        result.keep(rows, rows.live)
-
-    def _step(self, rows: Rows, data: Data, result: "_Recorder") -> Tensor:
-        stacks = {str(i): torch.zeros_like(group.flat) for i, group in enumerate(rows.groups)}
-        stacks["losses"] = self._gradients(rows, data, list(stacks.values()), result)
-        finite = stacks["losses"].isfinite()
-        for i in range(len(rows.groups)):
-            finite &= stacks[str(i)].abs().amax(dim=1).isfinite()
-        if not finite.all():
-            bad = (~finite).nonzero()[:, 0].tolist()
-            result.freeze(rows, [row for row in bad if rows.live[row]])
-            rows.freeze(bad, stacks)
-        losses = stacks.pop("losses")
-        grads = list(stacks.values())
-        if self._clip is not None:
-            clip_norms(grads, self._clip[rows.runs].to(self.device))
-        factor = None
-        if self._schedule is not None:
-            factor = self._schedule.factors(rows.step, self.runs)[rows.runs, None].to(self.device)
-        rows.step += 1
-        for group, grad in zip(rows.groups, grads, strict=True):
-            hyper = group.hyper
-            if factor is not None:
-                hyper = {**hyper, "lr": hyper["lr"] * factor}
-            group.optimizer.step(group.flat, grad, group.state, hyper, rows.step, group.layout)
-        return losses
-
-    def _gradients(
-        self, rows: Rows, data: Data, grads: list[Tensor], result: "_Recorder"
-    ) -> Tensor:
-        """Fills the flat gradients; the losses `[rows]`."""
-        parameters = rows.parameters()
-        into: dict[str, Tensor] = {}
-        for group, grad in zip(rows.groups, grads, strict=True):
-            into |= group.layout.views(grad)
-        seeds = [self.seeds[run] for run in rows.runs.tolist()]
-        keys = torch.tensor([key_words(seed) for seed in seeds], device=self.device)
-        losses, extras, penalties, states = [], [], [], []
-        for block in rows.blocks():
-            mine = {name: stack[block] for name, stack in parameters.items()}
-            buffers = {name: stack[block].clone() for name, stack in rows.buffers.items()}
-            batch = data.batch(rows.step, rows.runs[block], seeds[block])
-            found, loss, extra, following = self.gradients.train(
-                mine, buffers, keys[block], rows.step, batch, data.shared
-            )
-            for name, grad in found.items():
-                into[name][block] = grad
-            for name, stack in following.items():
-                rows.buffers[name][block] = stack
-            losses.append(loss)
-            extras.append(extra)
-            if self._penalty is not None:
-                context = Context(
-                    rows.runs[block],
-                    rows.step,
-                    {name: stack[block] for name, stack in rows.penalty_state.items()},
-                )
-                penalties.append(_penalise(self._penalty, mine, context, into, block))
-                states.append(context.state)
-        if states:
-            rows.penalty_state = {k: torch.cat([s[k] for s in states]) for k in states[0]}
-        loss = torch.cat(losses)
-        series = {name: torch.cat([e[name] for e in extras]) for name in extras[0]}
-        if penalties:
-            series["penalty"] = torch.cat(penalties)
-        result.log(rows, loss, series)
-        return loss + series["penalty"] if penalties else loss
-
-
-def _penalise(
-    penalty: Penalty,
-    parameters: Mapping[str, Tensor],
-    context: Context,
-    into: Mapping[str, Tensor],
-    block: slice,
-) -> Tensor:
-    """Adds the gradient of a penalty to `into`; the penalty `[W]`."""
-    leaves = {name: p.detach().requires_grad_() for name, p in parameters.items()}
-    with torch.enable_grad():
-        value = penalty(leaves, context)
-        if tuple(value.shape) != (len(context.runs),):
-            raise InputError(
-                f"{OP}: penalty must return one number a row, shape [{len(context.runs)}], "
-                f"got {list(value.shape)}"
-            )
-        found = torch.autograd.grad(value.sum(), list(leaves.values()), allow_unused=True)
-    for name, grad in zip(leaves, found, strict=True):
-        if grad is not None:
-            into[name][block] += grad
-    context.state = {name: stack.detach() for name, stack in context.state.items()}
-    return value.detach()
-
-
-def _trainable(module: nn.Module) -> dict[str, Tensor]:
-    return {n: p for n, p in module.named_parameters() if p.requires_grad}
+    def _settings(
+        self, data: Data, steps: int, every: int, chosen: list[int], config: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What a checkpoint is bound to, as JSON values."""
+        names = {name: list(p.shape) for name, p in trainable(self._template).items()}
+        groups = [
+            {"rule": type(part).__name__, **{n: v.tolist() for n, v in hyper.items()}}
+            | {name: getattr(part, name) for name in part.switches}
+            for part, _, hyper in self._groups
+        ]
+        return {
+            "seeds": self.seeds,
+            "parameters": names,
+            "optimizer": groups,
+            "schedule": repr(self.rules.schedule),
+            "clip_norm": None if self.rules.clip is None else self.rules.clip.tolist(),
+            "data": data.digest(),
+            "steps": steps,
+            "every": every,
+            "runs": chosen,
+            "device": str(self.device),
+            "kernel": "vmap" if self.rules.dense is None else "dense",
+            "asked_width": self.width,
+            "asked_chunk": self.chunk,
+            **config,
+        }
 
 
 def _require_same(first: nn.Module, module: nn.Module, run: int) -> None:
-    for kind in ("named_parameters", "named_buffers"):
+    for kind in (trainable, constants):
         mine, theirs = (
-            {n: (tuple(t.shape), t.dtype) for n, t in getattr(m, kind)()} for m in (module, first)
+            {n: (tuple(t.shape), t.dtype) for n, t in kind(m).items()} for m in (module, first)
         )
         if mine != theirs:
             name = next(n for n in {**theirs, **mine} if mine.get(n) != theirs.get(n))
@@ -429,47 +350,3 @@ def _clip_norms(value: PerRun, runs: int) -> Tensor:
         raise InputError(f"{OP}: clip_norm must be above 0, got {value!r}")
     limited = per_run(OP, "clip_norm", finite.clamp(max=torch.finfo(torch.float64).max), runs)
     return limited
-
-
-class _Recorder:
-    """Collects what becomes the Result."""
-
-    def __init__(self, runs: int, steps: int, every: int, record: dict[str, Any]) -> None:
-        self.every, self.steps = every, steps
-        self.scalars, self.metrics = Series(runs, steps), Series(runs, steps // every)
-        self.frozen_at = torch.full((runs,), -1)
-        self.last = Series(runs, 1)
-        self.last_buffers = Series(runs, 1)
-        self.record = record
-
-    def log(self, rows: Rows, losses: Tensor, extra: Mapping[str, Tensor]) -> None:
-        for name, values in {"loss": losses, **extra}.items():
-            self.scalars.put(name, rows.runs[rows.live], rows.step, values[rows.live])
-
-    def measure(self, rows: Rows, values: Mapping[str, Tensor]) -> None:
-        for name, value in values.items():
-            place = rows.step // self.every - 1
-            self.metrics.put(name, rows.runs[rows.live], place, value[rows.live])
-
-    def freeze(self, rows: Rows, bad: Sequence[int]) -> None:
-        self.frozen_at[rows.runs[bad]] = rows.step
-        self.keep(rows, torch.tensor(bad))
-
-    def keep(self, rows: Rows, which: Tensor) -> None:
-        """The parameters and buffers of the rows `which`, a mask or numbers, are final."""
-        for series, stacks in ((self.last, rows.parameters()), (self.last_buffers, rows.buffers)):
-            for name, stack in stacks.items():
-                series.put(name, rows.runs[which], 0, stack[which])
-
-    def finish(self) -> Result:
-        scalars = dict(self.scalars.values)
-        return Result(
-            losses=scalars.pop("loss"),
-            scalars=scalars,
-            metrics=self.metrics.values,
-            times=list(range(self.every, self.steps + 1, self.every)),
-            frozen_at=self.frozen_at,
-            parameters={name: stack[:, 0] for name, stack in self.last.values.items()},
-            buffers={name: stack[:, 0] for name, stack in self.last_buffers.values.items()},
-            record=self.record,
-        )

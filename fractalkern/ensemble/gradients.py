@@ -32,7 +32,7 @@ _REASONS = (
         "draws random numbers other than by dropout; pass them to the loss as data",
     ),
     (
-        ("inplace arithmetic", "in-place", "inplace", "mutate a captured"),
+        ("in-place", "inplace", "mutate a captured", "match the broadcast shape"),
         "writes in place into a tensor that the runs share; make a new tensor instead",
     ),
     (
@@ -50,7 +50,7 @@ class Gradients:
     The template's own parameters are never used: calls take stacks.
     """
 
-    def __init__(self, template: nn.Module, loss: Loss, compile: bool) -> None:
+    def __init__(self, template: nn.Module, loss: Loss, compile: bool | str) -> None:
         self.training = copy.deepcopy(template).train()
         self.evaluating = copy.deepcopy(template).eval()
         self._loss = loss
@@ -90,7 +90,9 @@ class Gradients:
         batched = self._steps.get((shared, len(batch)))
         if batched is None:
             batched = vmap(self._derive, in_dims=axes, randomness="error")
-            batched = torch.compile(batched, dynamic=False) if self._compile else batched
+            if self._compile:
+                backend = self._compile if isinstance(self._compile, str) else "inductor"
+                batched = torch.compile(batched, dynamic=False, backend=backend)
             self._steps[shared, len(batch)] = batched
         try:
             with warnings.catch_warnings():

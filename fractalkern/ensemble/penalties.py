@@ -33,7 +33,8 @@ class Context:
 class Penalty(Protocol):
     """penalty(parameters, context) -> `[W]`, differentiable, added to the losses.
 
-    `parameters` are the stacks `[W, ...]` by name. Row w must depend on row w alone.
+    `parameters` are the stacks `[W, ...]` by name. Row w must depend on row w alone; if it does to
+    the last bit, an attribute `independent = True` saves the calls block by block.
     """
 
     def __call__(self, parameters: Mapping[str, Tensor], context: Context) -> Tensor:
@@ -59,6 +60,8 @@ class SpectralPenalty:
     >>> penalty({"weight": stack}, Context(torch.arange(2), 0, {})).tolist()
     [2.0, 1.0]
     """
+
+    independent = True
 
     def __init__(
         self,

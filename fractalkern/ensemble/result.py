@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 
@@ -35,21 +34,3 @@ class Result:
     def finite(self) -> Tensor:
         """Bool `[R]`: the runs that were never frozen."""
         return self.frozen_at < 0
-
-
-class Series:
-    """Named values of runs over time, put in as they come: by name `[R, length, ...]`."""
-
-    def __init__(self, runs: int, length: int) -> None:
-        self.runs, self.length = runs, length
-        self.values: dict[str, Tensor] = {}
-
-    def put(self, name: str, runs: Tensor, place: int, values: Tensor) -> None:
-        """`values` `[rows, ...]` of the runs `runs` at time `place`."""
-        values = values.detach().to("cpu")
-        if not values.is_floating_point():
-            values = values.double()
-        if name not in self.values:
-            shape = (self.runs, self.length, *values.shape[1:])
-            self.values[name] = torch.full(shape, torch.nan, dtype=values.dtype)
-        self.values[name][runs, place] = values

@@ -24,8 +24,20 @@ class Group:
     optimizer: Optimizer
     layout: Layout
     flat: Tensor  # [rows, P]
+    grad: Tensor  # [rows, P], zero between the parameters
     hyper: dict[str, Tensor]  # float64 [rows, 1]
     state: State = field(default_factory=dict)
+
+
+def trainable(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters that are trained, by name."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def constants(module: nn.Module) -> dict[str, Tensor]:
+    """What else a run owns: buffers, and parameters that are not trained."""
+    fixed = {name: p for name, p in module.named_parameters() if not p.requires_grad}
+    return {**dict(module.named_buffers()), **fixed}
 
 
 def layout_of(shapes: Mapping[str, tuple[int, ...]]) -> Layout:
@@ -52,13 +64,18 @@ class Rows:
     def __len__(self) -> int:
         return len(self.runs)
 
-    def blocks(self) -> list[slice]:
+    def blocks(self, width: int | None = None) -> list[slice]:
         """The rows of each batched call."""
-        return [slice(start, start + self.width) for start in range(0, len(self), self.width)]
+        width = width or self.width
+        return [slice(start, start + width) for start in range(0, len(self), width)]
 
     def parameters(self) -> dict[str, Tensor]:
         """The parameters `[rows, ...]` by name: views."""
         return {k: v for group in self.groups for k, v in group.layout.views(group.flat).items()}
+
+    def gradients(self) -> dict[str, Tensor]:
+        """The gradients `[rows, ...]` by name: views."""
+        return {k: v for group in self.groups for k, v in group.layout.views(group.grad).items()}
 
     def fill(self, modules: Sequence[nn.Module], device: torch.device) -> None:
         """Takes over parameters and buffers, a module a row."""
@@ -69,7 +86,7 @@ class Rows:
                 for name, view in views.items():
                     view[row] = values[name].detach().to(device)
             group.state = group.optimizer.begin(group.flat)
-        named = [dict(module.named_buffers()) for module in modules]
+        named = [constants(module) for module in modules]
         self.buffers = {
             name: torch.stack([buffers[name].detach().to(device) for buffers in named])
             for name in named[0]
@@ -113,7 +130,7 @@ class Rows:
         """Row `row` becomes a repetition of row `source`."""
         self.runs[row] = self.runs[source]
         for group in self.groups:
-            group.flat[row] = group.flat[source]
+            group.flat[row], group.grad[row] = group.flat[source], group.grad[source]
         for named in stacks:
             for stack in named.values():
                 stack[row] = stack[source]
@@ -121,7 +138,7 @@ class Rows:
     def _keep(self, left: Tensor, stacks: Sequence[dict[str, Tensor]]) -> None:
         self.runs, self.live = self.runs[left], self.live[left]
         for group in self.groups:
-            group.flat = group.flat[left]
+            group.flat, group.grad = group.flat[left], group.grad[left]
         for named in stacks:
             for name in named:
                 named[name] = named[name][left]

@@ -35,8 +35,8 @@ class Meter:
         parts = [f"{self.done:,} of {self._limit}{self.total:,} cells"]
         rate = self.rate()
         if rate > 0:
-            parts.append(f"{_short(rate * self._steps)} network-steps/s")
-            left = _duration((self.total - self.done) / rate)
+            parts.append(f"{short(rate * self._steps)} network-steps/s")
+            left = duration((self.total - self.done) / rate)
             parts.append(f"{self._limit}{left} left")
         return ", ".join(parts)
 
@@ -97,7 +97,7 @@ class _Lines:
         self.note(f"{self._title}: {self._meter.text()}")
 
 
-def _short(number: float) -> str:
+def short(number: float) -> str:
     """Three digits and a unit: 592k."""
     for unit in ("", "k", "M"):
         if number < 999.5:
@@ -106,7 +106,8 @@ def _short(number: float) -> str:
     return f"{number:,.3g}G"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """1:02:03, or 2:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

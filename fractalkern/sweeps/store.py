@@ -118,7 +118,7 @@ class Store:
                 f"out must be a folder of its own, but {self.folder} holds a run of "
                 f"{stored_kind}, not of {kind}; choose another folder"
             )
-        if changes := _differences(json.loads(stored), settings):
+        if changes := differences(json.loads(stored), settings):
             raise InputError(
                 f"out must be a folder of its own, but {self.folder} holds a run with other "
                 f"settings ({changes}); ask for the same ones or choose another folder"
@@ -254,7 +254,8 @@ def _lock(folder: Path) -> TextIO:
         time.sleep(0.02)
 
 
-def _differences(stored: dict[str, object], asked: dict[str, object]) -> str:
+def differences(stored: dict[str, object], asked: dict[str, object]) -> str:
+    """`key: stored -> asked` for each key that differs."""
     keys = [*stored, *(key for key in asked if key not in stored)]
     return ", ".join(
         f"{key}: {_show(stored, key)} -> {_show(asked, key)}"

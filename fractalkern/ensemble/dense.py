@@ -1,0 +1,85 @@
+"""Plain ReLU networks by a kernel of their own, which keeps a network's activations in the caches.
+
+Taken by itself where it fits: a `Sequential` of `Linear` layers with a bias and a `ReLU` between
+each two, float32, on a CPU, one optimiser, and a loss of `fractalkern.ensemble.losses`. A run's
+arithmetic depends on nothing but the run, so nothing has to be repeated in blocks.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fractalkern import _native  # noqa: F401  # registers the ops
+from fractalkern.ensemble.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
+from fractalkern.ensemble.optimizers import Layout
+
+
+class DenseNetworks:
+    """The kernel for one layout of parameters."""
+
+    def __init__(self, layout: list[int], loss: Any) -> None:
+        self._layout, self._loss = layout, loss
+
+    def fits(self, batch: tuple[Tensor, ...], shared: bool) -> bool:
+        """Whether the kernel can take this batch."""
+        if len(batch) != 2:
+            return False
+        x, y = batch
+        examples = x.shape[:-1]
+        width = 1 if isinstance(self._loss, CrossEntropy) else self._layout[-3]
+        return (
+            x.dim() == (2 if shared else 3)
+            and x.shape[-1] == self._layout[0]
+            and x.dtype == torch.float32
+            and y.dtype == self._loss.dtype
+            and y.shape[: len(examples)] == examples
+            and y.numel() == examples.numel() * width
+        )
+
+    def gradients(self, batch: tuple[Tensor, ...], flat: Tensor, grad: Tensor) -> Tensor:
+        """Writes the gradients of `flat` `[rows, P]` into `grad`; the losses `[rows]`."""
+        x, y = (tensor.contiguous() for tensor in batch)
+        losses: Tensor = torch.ops.fractalkern.dense_gradients(
+            x, y, flat, grad, self._layout, self._loss.code
+        )
+        return losses
+
+    def outputs(self, x: Tensor, flat: Tensor) -> Tensor:
+        """`[rows, N, outputs]` for points `[N, d]` of all rows or `[rows, N, d]`."""
+        outputs: Tensor = torch.ops.fractalkern.dense_outputs(x.contiguous(), flat, self._layout)
+        return outputs
+
+
+def dense_networks(template: nn.Module, loss: Any, layouts: list[Layout]) -> DenseNetworks | None:
+    """The kernel, if it can train copies of `template`."""
+    known = type(loss) in (BinaryCrossEntropy, MeanSquaredError, CrossEntropy)
+    if not known or len(layouts) != 1 or type(template) is not nn.Sequential:
+        return None
+    kinds = [type(module) for module in template]
+    if kinds != [nn.Linear, *[nn.ReLU, nn.Linear] * (len(kinds) // 2)]:
+        return None
+    parameters = list(template.parameters())
+    plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in parameters)
+    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in template.modules())
+    starts = {name: start for name, start, _ in layouts[0].places}
+    numbers: list[int] = []
+    for name, module in template.named_children():
+        if isinstance(module, nn.Linear):
+            names = (f"{name}.weight", f"{name}.bias")
+            if not plain or hooked or any(name not in starts for name in names):
+                return None
+            numbers += [module.in_features, module.out_features, *(starts[n] for n in names)]
+    return DenseNetworks(numbers, loss)
+
+
+@torch.library.register_fake("fractalkern::dense_outputs")
+def _outputs_fake(x: Tensor, parameters: Tensor, layout: list[int]) -> Tensor:
+    return parameters.new_empty(parameters.shape[0], x.shape[-2], layout[-3])
+
+
+@torch.library.register_fake("fractalkern::dense_gradients")
+def _gradients_fake(
+    x: Tensor, y: Tensor, parameters: Tensor, gradients: Tensor, layout: list[int], loss: int
+) -> Tensor:
+    return parameters.new_empty(parameters.shape[0])

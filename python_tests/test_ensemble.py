@@ -1,0 +1,433 @@
+"""Runs that share a batch are the runs that they would be alone."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fractalkern.ensemble import (
+    SGD,
+    Adam,
+    Data,
+    Ensemble,
+    Schedule,
+    SpectralPenalty,
+)
+from fractalkern.ensemble.randomness import DROPOUT_STREAM, philox_words
+from fractalkern.errors import InputError
+from fractalkern.random import philox4x32
+from fractalkern.regularizers import SpectralTarget
+
+RUNS = 8
+LR = torch.logspace(-3, -2, RUNS)
+
+
+class Network(nn.Module):
+    """BatchNorm, dropout and odd sizes."""
+
+    def __init__(self, dropout=0.3):
+        super().__init__()
+        self.first = nn.Linear(3, 17)
+        self.norm = nn.BatchNorm1d(17)
+        self.drop = nn.Dropout(dropout)
+        self.middle = nn.Linear(17, 7)
+        self.last = nn.Linear(7, 1)
+
+    def forward(self, x):
+        x = self.drop(F.relu(self.norm(self.first(x))))
+        return self.last(F.relu(self.middle(x))).squeeze(-1)
+
+
+def squared(model, x, y):
+    loss = (model(x) - y).square().mean()
+    return loss, {"root": loss.detach().sqrt()}
+
+
+def own_data(batch_size=16):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(RUNS, 50, 3, generator=generator)
+    return Data(x, x.sum(2).sin(), of_run="own", batch_size=batch_size)
+
+
+def ensemble(dropout=0.3, **options):
+    options = {"optimizer": Adam(lr=LR), "runs": RUNS, "width": 4, **options}
+    return Ensemble(lambda run: Network(dropout), squared, options.pop("optimizer"), **options)
+
+
+def measured(view):
+    return {"at zero": view(torch.zeros(5, 3)), "size": view.parameters["first.bias"].norm(dim=1)}
+
+
+def assert_same_run(one, other, run):
+    """Bit for bit."""
+    for kind in ("scalars", "metrics", "parameters", "buffers"):
+        mine, theirs = getattr(one, kind), getattr(other, kind)
+        assert mine.keys() == theirs.keys()
+        for name in mine:
+            assert torch.equal(mine[name][run], theirs[name][run]), (kind, name)
+    assert torch.equal(one.losses[run], other.losses[run])
+    assert one.losses[run].isfinite().all()
+
+
+def test_a_run_alone_is_the_run_in_a_batch_of_eight():
+    options = {
+        "schedule": Schedule("cosine", steps=12, warmup=2),
+        "clip_norm": 1.0,
+        "penalty": SpectralPenalty(RUNS, 1.0, torch.linspace(0, 1, RUNS)),
+    }
+    whole = ensemble(width=8, **options).fit(own_data(), 12, metrics=measured, every=3)
+    assert whole.times == [3, 6, 9, 12]
+    assert whole.metrics["at zero"].shape == (RUNS, 4, 5)
+    for run in (0, 5):
+        alone = ensemble(**options).repeat(
+            run, whole.record, own_data(), 12, metrics=measured, every=3
+        )
+        assert_same_run(alone, whole, run)
+        assert alone.losses[[r for r in range(RUNS) if r != run]].isnan().all()
+
+
+def test_another_chunking_differs_by_rounding_alone():
+    one = ensemble(optimizer=SGD(lr=LR), width=8).fit(own_data(), 8)
+    other = ensemble(optimizer=SGD(lr=LR), width=3, chunk=6).fit(own_data(), 8)
+    assert one.record["chunks"] == [list(range(8))]
+    assert other.record["chunks"] == [list(range(6)), [6, 7]]
+    torch.testing.assert_close(one.losses, other.losses, rtol=1e-4, atol=1e-6)
+
+
+def test_batch_norm_and_data_are_those_of_a_plain_loop():
+    result = ensemble(0.0).fit(own_data(None), 6)
+    x, y = own_data().tensors
+    for run in (0, 7):
+        torch.manual_seed(run)
+        model = Network(0.0)
+        optimizer = torch.optim.Adam(model.parameters(), lr=float(LR[run]))
+        for step in range(6):
+            optimizer.zero_grad()
+            loss, _ = squared(model, x[run], y[run])
+            loss.backward()
+            optimizer.step()
+            torch.testing.assert_close(result.losses[run, step], loss.detach(), rtol=1e-4, atol=0)
+        buffers = dict(model.named_buffers())
+        for name in ("norm.running_mean", "norm.running_var"):
+            torch.testing.assert_close(
+                result.buffers[name][run], buffers[name], rtol=1e-3, atol=0.02
+            )
+        assert result.buffers["norm.num_batches_tracked"][run] == 6
+
+
+def test_a_run_that_diverges_touches_no_other():
+    rates = LR.clone()
+    rates[[1, 4, 5, 6, 7]] = 1e30  # one of the first block, all of the second
+    wild = ensemble(optimizer=Adam(lr=rates)).fit(own_data(), 8, metrics=measured)
+    calm = ensemble().fit(own_data(), 8, metrics=measured)
+    assert (wild.frozen_at[[0, 2, 3]] == -1).all()
+    assert (wild.frozen_at[[1, 4, 5, 6, 7]] >= 1).all()
+    assert wild.finite.tolist() == [True, False, True, True, False, False, False, False]
+    for run in (0, 2, 3):
+        assert_same_run(wild, calm, run)
+    frozen = int(wild.frozen_at[1])
+    assert wild.losses[1, :frozen].isfinite().all()
+    assert wild.losses[1, frozen + 1 :].isnan().all()
+    assert wild.metrics["size"][1, frozen:].isnan().all()
+
+
+def test_all_runs_may_freeze():
+    result = ensemble(optimizer=SGD(lr=1e38)).fit(own_data(), 5)
+    assert (result.frozen_at >= 0).all()
+    assert result.losses[:, 4].isnan().all()
+
+
+@pytest.mark.parametrize("seed", [0, 2**64 - 1, 12345678901234567])
+def test_words_are_philox(seed):
+    key = torch.tensor([seed & 0xFFFFFFFF, seed >> 32])
+    counter = np.zeros((5, 4), dtype=np.uint64)
+    counter[:, 0] = np.arange(5)
+    counter[:, 1:] = 3, 2**31, DROPOUT_STREAM
+    expected = philox4x32(counter, (seed & 0xFFFFFFFF, seed >> 32)).flatten()[:18]
+    assert philox_words(key, 18, 3, 2**31, DROPOUT_STREAM).tolist() == expected.tolist()
+
+
+def dropped(p, seeds, step_count=1):
+    """What a dropout layer makes of 4,096 ones, for each run and step."""
+
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+            self.drop = nn.Dropout(p)
+
+        def forward(self, x):
+            return self.drop(x * self.scale)
+
+    def loss(model, x):
+        y = model(x)
+        return y.mean(), {"values": y.detach()}
+
+    made = Ensemble(Layer(), loss, SGD(lr=0.0), seeds=seeds)
+    return made.fit(Data(torch.ones(4096)), step_count).scalars["values"]
+
+
+def test_dropout_drops_its_share_and_depends_on_seed_and_step():
+    values = dropped(0.25, [3, 3, 4], 2)
+    assert values.unique().tolist() == pytest.approx([0.0, 4 / 3])
+    share = (values == 0).float().mean(dim=2)
+    assert ((share - 0.25).abs() < 4 * (0.25 * 0.75 / 4096) ** 0.5).all()
+    assert torch.equal(values[0], values[1])
+    assert not torch.equal(values[0], values[2])
+    assert not torch.equal(values[0, 0], values[0, 1])
+
+
+def test_dropout_of_attention_is_dropout_of_its_weights():
+    class Attention(nn.Module):
+        def __init__(self, fused):
+            super().__init__()
+            self.project = nn.Linear(4, 12)
+            self.drop = nn.Dropout(0.2)
+            self.fused = fused
+
+        def forward(self, x):
+            query, key, value = self.project(x).chunk(3, dim=-1)
+            if self.fused:
+                return F.scaled_dot_product_attention(query, key, value, None, self.drop.p, True)
+            scores = query @ key.mT / 2
+            scores = scores.masked_fill(torch.ones(6, 6).triu(1).bool(), -torch.inf)
+            return self.drop(scores.softmax(-1)) @ value
+
+    def loss(model, x):
+        return model(x).square().mean()
+
+    data = Data(torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0)))
+    results = [
+        Ensemble(lambda run, fused=fused: Attention(fused), loss, SGD(lr=0.1), runs=3).fit(data, 4)
+        for fused in (True, False)
+    ]
+    torch.testing.assert_close(results[0].losses, results[1].losses)
+
+
+def test_an_epoch_is_a_permutation_by_the_runs_seed():
+    data = Data(torch.arange(10.0), batch_size=3)
+    assert data.steps_per_epoch == 3
+    runs, seeds = torch.arange(3), [5, 5, 9]
+    epoch = torch.cat([data.batch(step, runs, seeds)[0] for step in range(3)], dim=1)
+    after = torch.cat([data.batch(step, runs, seeds)[0] for step in range(3, 6)], dim=1)
+    assert torch.equal(epoch[0], epoch[1])
+    assert not torch.equal(epoch[0], epoch[2])
+    assert not torch.equal(epoch[0], after[0])
+    for row in (*epoch, *after):
+        assert len(set(row.tolist())) == 9
+
+
+def test_data_sets_are_dealt_out():
+    sets = torch.arange(6.0).reshape(2, 3)
+    data = Data(sets, of_run=[1, 0, 1])
+    (batch,) = data.batch(0, torch.tensor([2, 1]), [0, 0])
+    assert torch.equal(batch, sets[[1, 0]])
+    with pytest.raises(InputError, match="of_run must have one data set for each of the 2 runs"):
+        data.check(2)
+
+
+def test_spectral_penalty_is_that_of_a_model_alone():
+    weights, target = [0.0, 0.5, 2.0], {"0.weight": 1.0, "2.weight": [0.5, 1.0, 2.0]}
+    chosen = ("0.weight", "2.weight")
+
+    def build(run):
+        return nn.Sequential(
+            nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 1)
+        )
+
+    penalty = SpectralPenalty(3, target, weights, include=lambda name: name in chosen, iters=20)
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    data = Data(x, x.prod(dim=1, keepdim=True))
+
+    def loss(model, x, y):
+        return F.mse_loss(model(x), y)
+
+    result = Ensemble(build, loss, SGD(lr=0.05), runs=3, penalty=penalty).fit(data, 10)
+    for run in range(3):
+        torch.manual_seed(run)
+        model = build(run)
+        alone = SpectralTarget(
+            model,
+            {"0.weight": 1.0, "2.weight": target["2.weight"][run]},
+            weight=weights[run],
+            include=lambda name, w: name in chosen,
+            iters=20,
+        )
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        for step in range(10):
+            optimizer.zero_grad()
+            term = alone.penalty()
+            value = loss(model, *data.tensors)
+            (value + term).backward()
+            optimizer.step()
+            found = result.scalars["penalty"][run, step]
+            torch.testing.assert_close(found, term.detach().float(), rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(
+                result.losses[run, step], value.detach(), rtol=1e-4, atol=1e-6
+            )
+
+
+def test_a_penalty_sees_stacks_and_keeps_state():
+    def norms(parameters, context):
+        state = context.state
+        state["calls"] = state.get("calls", torch.zeros(len(context.runs))) + 1
+        assert (state["calls"] == context.step + 1).all()
+        assert parameters["first.weight"].shape == (len(context.runs), 17, 3)
+        return parameters["first.weight"].square().sum(dim=(1, 2)) * (context.runs + 1)
+
+    result = ensemble(penalty=norms).fit(own_data(), 4)
+    assert result.scalars["penalty"].shape == (RUNS, 4)
+    with pytest.raises(InputError, match=r"penalty must return one number a row, shape \[4\]"):
+        ensemble(penalty=lambda parameters, context: torch.zeros(())).fit(own_data(), 1)
+
+
+def test_metrics_may_set_hyper_parameters():
+    def stop(view):
+        view.hyper("lr")[view.runs == 3] = 0.0
+        return {"weight": view.parameters["last.bias"][:, 0]}
+
+    weights = ensemble().fit(own_data(), 5, metrics=stop).metrics["weight"]
+    assert (weights[3] == weights[3, 0]).all()
+    assert (weights[2, 1:] != weights[2, 0]).all()
+
+
+def test_view_applies_functions_to_runs():
+    def check(view):
+        own = torch.arange(len(view.runs)).float()[:, None, None].expand(-1, 4, 3)
+        twice = view.apply(
+            lambda model, x, shift: model(x) * 2 + shift, own, torch.ones(4), own=[True, False]
+        )
+        assert torch.allclose(twice, 2 * view(own, own=True) + 1)
+        shared = view(torch.zeros(4, 3))
+        assert torch.allclose(shared[0], view(own, own=True)[0])  # in evaluation mode: no dropout
+        return {}
+
+    ensemble().fit(own_data(), 2, metrics=check)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path, seconds):
+    path = tmp_path / "state.safetensors"
+    options = {"penalty": SpectralPenalty(RUNS), "chunk": 4, "width": 4}
+    rates = LR.clone()
+    rates[1] = 1e30
+
+    def fit(metrics, **more):
+        made = ensemble(optimizer=Adam(lr=rates), **options)
+        return made.fit(own_data(), 6, metrics=metrics, **more)
+
+    def killed(view):
+        if view.step == 4 and 5 in view.runs:  # in the second chunk
+            raise KeyboardInterrupt
+        return measured(view)
+
+    whole = fit(measured)
+    kept = {"checkpoint": path, "checkpoint_seconds": seconds, "config": {"model": "small"}}
+    with pytest.raises(KeyboardInterrupt):
+        fit(killed, **kept)
+    resumed_at = []
+
+    def watched(view):
+        resumed_at.append((view.step, int(view.runs[0])))
+        return measured(view)
+
+    again = fit(watched, **kept)
+    # Every step was written, or only the chunk that was finished.
+    assert resumed_at[0] == ((4, 4) if seconds == 0 else (1, 4))
+    for run in (0, 2, 3, 4, 7):
+        assert_same_run(again, whole, run)
+    assert torch.equal(again.frozen_at, whole.frozen_at)
+    assert list(tmp_path.iterdir()) == [path]
+    finished = fit(killed, **kept)  # nothing is left to do
+    assert_same_run(finished, whole, 7)
+    with pytest.raises(InputError, match=r'others \(model: "small" -> "large"\)') as error:
+        fit(measured, checkpoint=path, config={"model": "large"})
+    assert str(path) in str(error.value)
+    with pytest.raises(InputError, match=r"steps: 6 -> 7"):
+        ensemble(optimizer=Adam(lr=rates), **options).fit(
+            own_data(), 7, checkpoint=path, config={"model": "small"}
+        )
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match="checkpoint must be a file that a fit wrote"):
+        fit(measured, **kept)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (
+            lambda m, x, y: m(x).mean() * (1 if m(x).sum() > 0 else 2),
+            "Python numbers .*torch.where",
+        ),
+        (lambda m, x, y: m(x)[y > 0].sum(), "shape depends on values .*torch.where"),
+        (lambda m, x, y: (m(x) + torch.randn(16)).sum(), "random numbers other than by dropout"),
+        (lambda m, x, y: torch.zeros(16).add_(m(x)).sum(), "writes in place"),
+    ],
+    ids=["if", "boolean index", "randn", "in place"],
+)
+def test_a_forward_that_cannot_be_batched_says_why(bad, message):
+    made = Ensemble(lambda run: Network(), bad, SGD(), runs=RUNS)
+    with pytest.raises(InputError, match=f"^Ensemble: model must have a forward .* {message}"):
+        made.fit(own_data(), 1)
+
+
+def test_a_forward_that_fails_alone_says_so_itself():
+    made = Ensemble(lambda run: Network(), lambda m, x, y: m(x @ x).sum(), SGD(), runs=RUNS)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        made.fit(own_data(), 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"runs": None}, "runs or seeds must be given"),
+        ({"seeds": [1, 2]}, "seeds must be one for each of the 8 runs, got 2"),
+        ({"seeds": [-1] * 8}, r"seeds must be from 0 to 2\^64 - 1"),
+        ({"width": 0}, "width must be at least 1, got 0"),
+        ({"clip_norm": [1.0, -1.0]}, "clip_norm must be above 0"),
+        ({"clip_norm": [1.0, 1.0]}, r"clip_norm must be a number or one for each of the 8 runs"),
+        ({"kernel": "dense"}, "kernel must be 'vmap' but for a Sequential of Linear and ReLU"),
+        ({"kernel": "fast"}, "kernel must be one of dense, vmap, got 'fast'"),
+    ],
+)
+def test_bad_settings(options, message):
+    with pytest.raises(InputError, match=f"Ensemble: {message}"):
+        ensemble(**options)
+
+
+def test_runs_must_have_one_shape():
+    with pytest.raises(InputError, match=r"run 2 differs from run 0 in 'weight': .*\(1, 4\)"):
+        Ensemble(lambda run: nn.Linear(4 if run == 2 else 3, 1), squared, SGD(), runs=3).fit(
+            Data(torch.ones(4, 3), torch.ones(4)), 1
+        )
+    with pytest.raises(InputError, match="build must return a module, got int"):
+        Ensemble(lambda run: 3, squared, SGD(), runs=3)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Data(torch.ones(3), torch.ones(4)), "must have the same first axis"),
+        (lambda: Data(torch.ones(0, 3)), "at least one example, got none"),
+        (lambda: Data(torch.ones(3), batch_size=4), "batch_size must be from 1 to the 3 examples"),
+        (lambda: Data(torch.ones(2, 3), of_run=[0, 2]), "numbers from 0 to 1"),
+    ],
+)
+def test_bad_data(make, message):
+    with pytest.raises(InputError, match=f"Data: .*{message}"):
+        make()
+
+
+def test_progress_counts_the_steps_of_runs(capsys):
+    ensemble(chunk=4).fit(own_data(), 3, progress="training")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("training: 8 runs, 0 of 3 steps")
+    assert lines[-1].startswith("training: 8 runs, 3 of 3 steps")
+    assert lines[-1].endswith("0:00 left")
+
+
+def test_compiled_is_uncompiled():
+    plain = ensemble(optimizer=SGD(lr=LR)).fit(own_data(), 3)
+    compiled = ensemble(optimizer=SGD(lr=LR), compile="aot_eager").fit(own_data(), 3)
+    torch.testing.assert_close(compiled.losses, plain.losses, rtol=1e-4, atol=1e-6)
