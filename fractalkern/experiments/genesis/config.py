@@ -154,7 +154,16 @@ def preset(protocol: Protocol, size: Size) -> GenesisConfig:
             )
     elif size == "quick":
         config = dataclasses.replace(
-            config, steps=1500, every=100, width=32, layers=2, heads=4, dropout=0.0
+            config,
+            steps=800,
+            batch=8,
+            every=200,
+            width=32,
+            layers=2,
+            heads=4,
+            dropout=0.0,
+            # A small model bears, and in few steps needs, higher rates.
+            learning_rates=(1e-3, 3e-3, 1e-2),
         )
     elif size == "full":
         config = dataclasses.replace(

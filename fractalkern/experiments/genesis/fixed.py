@@ -1,5 +1,6 @@
 """Trains one part of the controlled study: own held-out operands a seed, scored while training."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -55,10 +56,15 @@ def train(
         every=config.every,
         progress=title,
         checkpoint=checkpoint,
+        config=dataclasses.asdict(config),
     )
     whole = result.losses[:, : len(result.times) * config.every]
     windows = whole.reshape(len(runs), -1, config.every)
-    scalars = {"loss": windows.mean(-1), **result.metrics}
+    scalars = {"loss": windows.mean(-1)}
+    for name in (f"{texts}_{score}" for texts in sets[0] for score in ("exact", "loss")):
+        # Where all runs were frozen before the first evaluation there are none.
+        absent = torch.full(windows.shape[:2], torch.nan, dtype=torch.float64)
+        scalars[name] = result.metrics.get(name, absent)
     return {"measured": Series(result.times, scalars)}, {"losses": result.losses}
 
 

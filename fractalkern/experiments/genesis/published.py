@@ -1,11 +1,12 @@
 """Trains the arms of the published protocol, and writes what the original writes.
 
-Faithful: texts by its generator and another draw for each arm, padding that counts in the loss,
-its learning rates, dropout, weight decay and clipping, and an evaluation every 50 steps that
-samples 5 tokens after four prompts and looks for the answer anywhere in them. Ours: all random numbers,
-which the original did not key; all arms and prompts go at once.
+Faithful: texts by its generator and another draw for each arm, padding that counts in the loss, its
+learning rates, dropout, weight decay and clipping, and an evaluation every 50 steps that samples 5
+tokens after four prompts and looks for the answer anywhere in them. Ours: all random numbers, which
+the original did not key; all arms and prompts go at once.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,13 @@ def train(
         every=config.every,
         progress=title,
         checkpoint=checkpoint,
+        config=dataclasses.asdict(config),
     )
     per_epoch = config.texts // config.batch
-    scalars = {"loss": _logged(result.losses, result.times, per_epoch), **result.metrics}
+    losses = _logged(result.losses, result.times, per_epoch)
+    # Where all arms were frozen before the first evaluation there is none.
+    accuracy = result.metrics.get("accuracy", torch.full_like(losses, torch.nan))
+    scalars = {"loss": losses, "accuracy": accuracy}
     finals = _finals(result.parameters, start(config, runs[0], vocabulary), prompts, runs, config)
     arrays = {"losses": result.losses, "finals": finals}
     return {"measured": Series(result.times, scalars)}, arrays

@@ -56,19 +56,22 @@ class BytePairs:
             words = {w: _merged(tokens, best, self.merges[best]) for w, tokens in words.items()}
         self.end = 256 + len(self.merges)
         self.size = self.end + 1
+        self._known: dict[str, tuple[int, ...]] = {}
         self._bytes = {token: bytes([token]) for token in range(256)}
         for (left, right), token in self.merges.items():
             self._bytes[token] = self._bytes[left] + self._bytes[right]
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text."""
-        found: list[int] = []
-        for piece in _PIECES.findall(text):
+        return [token for piece in _PIECES.findall(text) for token in self._piece(piece)]
+
+    def _piece(self, piece: str) -> tuple[int, ...]:
+        if piece not in self._known:
             tokens = tuple(piece.encode())
             for pair, token in self.merges.items():
                 tokens = _merged(tokens, pair, token)
-            found += tokens
-        return found
+            self._known[piece] = tokens
+        return self._known[piece]
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens; the end and padding have none."""
