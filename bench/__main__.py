@@ -7,6 +7,7 @@ from bench import (
     bench_box_count,
     bench_box_mass,
     bench_fractal_noise,
+    bench_genesis,
     bench_power_iteration,
     bench_train_sweep,
     harness,
@@ -18,6 +19,7 @@ MODULES = (
     bench_box_count,
     bench_box_mass,
     bench_fractal_noise,
+    bench_genesis,
     bench_power_iteration,
 )
 BENCHES = {module.KERNEL: module for module in MODULES}
