@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
+from fractalkern import _native  # noqa: F401  # registers the op
+
 ORDER_STREAM = 0x6F726472
 DROPOUT_STREAM = 0x64726F70
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -43,6 +45,27 @@ def philox_words(key: Tensor, count: int, call: int, step: int, stream: int) -> 
         c1, c3 = p1 & _LOW, p0 & _LOW
         k0, k1 = k0 + _KEY_STEPS[0] & _LOW, k1 + _KEY_STEPS[1] & _LOW
     return torch.stack((c0, c1, c2, c3), dim=-1).flatten()[:count]
+
+
+def kept_elements(key: Tensor, count: int, call: int, step: int, p: float) -> Tensor:
+    """Bool `[count]`: which elements a call of dropout leaves; vmap batches it over `key` `[2]`."""
+    threshold = round(p * 2**32)
+    if key.device.type == "cpu":
+        kept: Tensor = torch.ops.fractalkern.dropout_mask(
+            key, count, call, step, DROPOUT_STREAM, threshold
+        )
+        return kept
+    return philox_words(key, count, call, step, DROPOUT_STREAM) >= threshold
+
+
+@torch.library.register_fake("fractalkern::dropout_mask")
+def _fake(keys: Tensor, count: int, call: int, step: int, stream: int, threshold: int) -> Tensor:
+    return keys.new_empty((*keys.shape[:-1], count), dtype=torch.bool)
+
+
+@torch.library.register_vmap("fractalkern::dropout_mask")
+def _batched(info: Any, axes: tuple[Any, ...], keys: Tensor, *numbers: int) -> tuple[Tensor, int]:
+    return torch.ops.fractalkern.dropout_mask(keys.movedim(axes[0], 0), *numbers), 0
 
 
 class _Dropout(TorchFunctionMode):
@@ -71,9 +94,8 @@ class _Dropout(TorchFunctionMode):
     ) -> Tensor:
         if not training or p == 0:
             return input
-        words = philox_words(self.key, input.numel(), self.call, self.step, DROPOUT_STREAM)
+        kept = kept_elements(self.key, input.numel(), self.call, self.step, p).view(input.shape)
         self.call += 1
-        kept = (words >= round(p * 2**32)).view(input.shape)
         return torch.where(kept, input / (1 - p), 0.0) if p < 1 else input * 0
 
     def _attention(

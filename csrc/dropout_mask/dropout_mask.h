@@ -1,0 +1,22 @@
+// Which elements dropout keeps, each by a random word of its own.
+#pragma once
+
+#include <cstdint>
+
+#include "common/parallel.h"
+
+namespace fractalkern {
+
+struct DropoutMask {
+  const int64_t* keys;  // [rows, 2], words of 32 bits
+  int64_t rows, count;  // masks and elements of each
+  uint32_t counter[3];  // the words of the counter behind the first
+  uint64_t threshold;   // 0 to 2^32
+  uint8_t* kept;  // [rows, count], written: 1 where the element's word is at least `threshold`
+};
+
+// Element e has word e mod 4 of philox4x32 at the counter (e div 4, counter...) under its row's
+// key.
+void dropout_mask_cpu(const DropoutMask& mask, const Parallel& parallel);
+
+}  // namespace fractalkern
