@@ -539,6 +539,7 @@ def test_bad_settings(changes, sentence):
             "learning_rates must be one for each of the 2 arms",
         ),
         (["--quick", "--learning-rates", "fast"], "fast"),
+        (["--quick", "--full"], "only one of --quick and --full"),
     ],
 )
 def test_command_says_what_is_wrong_in_one_sentence(words, sentence, capsys):

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from fractalkern.commands.arguments import base_config, parsed
+from fractalkern.errors import InputError
 from fractalkern.experiments.genesis.config import GenesisConfig, Size, preset
 from fractalkern.experiments.settings import to_toml
 
@@ -38,6 +39,8 @@ def run(arguments: list[str]) -> int:
     """Runs the verb; returns the exit code."""
     default = Options(base_config(arguments, _preset(arguments), lambda config: config))
     options = parsed("genesis", Options, arguments, default=default)
+    if options.quick and options.full:
+        raise InputError("genesis: only one of --quick and --full may be given, got both")
     config = options.settings.checked()
     if options.print_config:
         print(to_toml(config), end="")
