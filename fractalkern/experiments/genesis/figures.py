@@ -41,13 +41,14 @@ def _scores(axes: Axes, found: Findings) -> None:
     names = list(found.arms)[::-1]
     for row, name in enumerate(names):
         values = [100 * value for value in found.arms[name].values("test_exact")]
-        colour = _RED if name.startswith(("genesis", "fractal", "beta-")) else _BLUE
+        fractal = name.startswith(("genesis", "fractal")) or beta_of(name)
+        colour = _RED if fractal else _BLUE
         axes.plot(values, [row] * len(values), "o", color=colour, alpha=0.35, markersize=5)
         axes.plot(np.mean(values), row, "|", color=colour, markersize=16, markeredgewidth=2.5)
     labels = [f"{name}  (rate {found.arms[name].rate:g})" for name in names]
     axes.set_yticks(range(len(names)), labels)
     axes.set_xlabel("exact answers to held-out problems, % (dot: a seed, bar: their mean)")
-    axes.set_title("Every arm at its own best learning rate (red: fractal noise)")
+    axes.set_title("Every arm at the rate its validation texts choose (red: fractal noise)")
     axes.grid(axis="x", alpha=0.3)
 
 
@@ -73,7 +74,7 @@ def _curves(axes: Axes, found: Findings) -> None:
         axes.plot(found.steps, 100 * curves.mean(axis=0), color=colour, label=name)
     axes.set_xlabel("step")
     axes.set_ylabel("exact answers to held-out problems, %")
-    axes.set_title("Learning, mean over seeds, at the best rate of each arm")
+    axes.set_title("Learning, mean over seeds, at the same rates")
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
 
