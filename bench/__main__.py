@@ -6,6 +6,7 @@ import os
 from bench import (
     bench_box_count,
     bench_box_mass,
+    bench_criticality,
     bench_ensemble,
     bench_fractal_noise,
     bench_genesis,
@@ -22,6 +23,7 @@ MODULES = (
     bench_fractal_noise,
     bench_genesis,
     bench_power_iteration,
+    bench_criticality,
     bench_ensemble,
 )
 BENCHES = {module.KERNEL: module for module in MODULES}

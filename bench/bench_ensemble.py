@@ -174,6 +174,99 @@ def one_by_one(epochs: int, metrics: bool, runs: int) -> Callable[[], np.ndarray
     return run
 
 
+GPT = {"vocabulary": 128, "length": 48, "width": 64, "layers": 2, "heads": 4, "dropout": 0.1}
+GPT_RUNS, GPT_BATCH = 16, 4
+
+
+def _gpt_work(runs: int, steps: int) -> dict[str, float]:
+    """Three products for each of the forward ones: of weights and of attention."""
+    width, tokens = GPT["width"], GPT_BATCH * (GPT["length"] - 1)
+    weights = GPT["layers"] * 12 * width**2 + GPT["vocabulary"] * width
+    attention = GPT["layers"] * 2 * width * (GPT["length"] - 1)
+    flops = 2.0 * 3 * tokens * (weights + attention)
+    return {"run_steps": runs * steps, "flops": runs * steps * flops}
+
+
+def gpt_ours(steps: int) -> Callable[[], np.ndarray]:
+    import torch
+
+    from bench.small_gpt import SmallGPT, next_token_loss
+    from fractalkern.ensemble import AdamW, Data, Ensemble
+
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, GPT["vocabulary"], (400, 48)))
+    made = Ensemble(
+        lambda run: SmallGPT(**GPT), next_token_loss, AdamW(lr=1e-3), runs=GPT_RUNS, clip_norm=1.0
+    )
+    data = Data(ids, batch_size=GPT_BATCH)
+
+    def run() -> np.ndarray:
+        return made.fit(data, steps).losses.numpy()
+
+    return run
+
+
+def gpt_one_by_one(steps: int, runs: int) -> Callable[[], np.ndarray]:
+    import torch
+
+    from bench.small_gpt import SmallGPT, next_token_loss
+
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, GPT["vocabulary"], (400, 48)))
+
+    def run() -> np.ndarray:
+        losses = np.full((GPT_RUNS, steps), np.nan, np.float32)
+        for number in range(runs):
+            torch.manual_seed(number)
+            model = SmallGPT(**GPT)
+            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+            order = torch.randperm(len(ids))
+            for step in range(steps):
+                batch = ids[order[step * GPT_BATCH : (step + 1) * GPT_BATCH]]
+                optimizer.zero_grad()
+                loss = next_token_loss(model, batch)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                losses[number, step] = loss.detach()
+        return losses
+
+    return run
+
+
+def _gpt_check(contender: Contender, answer: np.ndarray | None) -> None:
+    """Other dropout and another order of noise: the losses start and stay at log(vocabulary)."""
+    if answer is not None:
+        np.testing.assert_allclose(answer[:2].mean(axis=1), np.log(GPT["vocabulary"]), atol=0.15)
+
+
+def _gpt_race(steps: int, loop_runs: int) -> Race:
+    contenders = [
+        Contender("ensemble by vmap", gpt_ours, (steps,), _gpt_work(GPT_RUNS, steps), role="ours"),
+        Contender(
+            "one by one",
+            gpt_one_by_one,
+            (steps, loop_runs),
+            _gpt_work(loop_runs, steps),
+            package="torch",
+        ),
+        _floor(),
+    ]
+    name = f"GPT-2, width {GPT['width']}, {GPT['layers']} layers, {GPT_RUNS} runs, dropout"
+    return Race(
+        KERNEL, name, "float32", contenders, per="run_steps", share="flops", check=_gpt_check
+    )
+
+
+def _floor() -> Contender:
+    return Contender(
+        f"matmul {MATMUL}^3",
+        matmul,
+        ("float32",),
+        {"flops": 2 * MATMUL**3},
+        package="torch",
+        role="floor",
+    )
+
+
 def _race(name: str, epochs: int, metrics: bool, loop_runs: int, vmap: bool) -> Race:
     work = _work(epochs, metrics)
     contenders = [
@@ -185,14 +278,7 @@ def _race(name: str, epochs: int, metrics: bool, loop_runs: int, vmap: bool) -> 
             _work(epochs, metrics, loop_runs),
             package="torch",
         ),
-        Contender(
-            f"matmul {MATMUL}^3",
-            matmul,
-            ("float32",),
-            {"flops": 2 * MATMUL**3},
-            package="torch",
-            role="floor",
-        ),
+        _floor(),
     ]
     if vmap:
         contenders.insert(
@@ -216,4 +302,5 @@ def races(threads: int) -> list[Race]:
     return [
         _race(f"two moons, {RUNS} runs, 100 epochs", 100, False, 10, True),
         _race(f"two moons, {RUNS} runs, 20 epochs with metrics", 20, True, 10, False),
+        _gpt_race(10, 8),
     ]

@@ -71,6 +71,7 @@ VERBS = {
         "zoom": "the boundary of trainability followed inwards, its dimension at each level",
         "animate": "the movie of a zoom, as GIF or mp4",
         "table": "the published conditions: their dimensions and ours",
+        "criticality": "does holding singular values at a target help: arms, intervals, verdict",
         "dim": "the dimension of a boundary in a picture or an array, with interval and null",
         "noise": "a field with power ~ |k|^-beta, as numbers or as a picture",
         "sigma": "top singular values of a checkpoint's weights",

@@ -132,6 +132,35 @@ def test_a_run_that_diverges_touches_no_other():
     assert wild.metrics["size"][1, frozen:].isnan().all()
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_freezes_although_the_loss_is(bad):
+    class Step(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(x):
+            return x.clone()
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            pass
+
+        @staticmethod
+        def backward(ctx, grad):
+            return torch.where(grad == 0, 0.0, bad)
+
+    def loss(model, x, on):
+        return torch.where(on > 0, Step.apply(model(x)), model(x)).mean()
+
+    data = Data(
+        torch.ones(3, 4, 2), torch.tensor([0.0, 1.0, 0.0]).expand(4, 3).T[..., None], of_run="own"
+    )
+    result = Ensemble(lambda run: nn.Linear(2, 1), loss, SGD(lr=0.1), runs=3).fit(data, 3)
+    assert result.losses[1, 0].isfinite()
+    assert result.frozen_at.tolist() == [-1, 0, -1]
+    assert all(stack.isfinite().all() for stack in result.parameters.values())
+
+
 def test_all_runs_may_freeze():
     result = ensemble(optimizer=SGD(lr=1e38)).fit(own_data(), 5)
     assert (result.frozen_at >= 0).all()

@@ -19,6 +19,7 @@ from fractalkern.ensemble import (
     SpectralPenalty,
 )
 from fractalkern.ensemble.rows import layout_of
+from fractalkern.errors import InputError
 
 WIDTHS = ([2, 64, 64, 1], [5, 7, 3], [20, 33, 17, 10], [3, 4], [70, 20, 1], [2, 8, 8, 8, 2])
 LOSSES = (BinaryCrossEntropy(), MeanSquaredError(), CrossEntropy())
@@ -193,6 +194,20 @@ def test_other_models_go_by_vmap(build):
     x, y = (t.to(next(build(0).parameters()).dtype) for t in (x, y))
     result = Ensemble(build, BinaryCrossEntropy(), SGD(lr=0.1), runs=2).fit(Data(x, y), 2)
     assert result.record["kernel"] == "vmap"
+
+
+def test_data_that_do_not_fit_go_by_vmap_or_say_so():
+    x, y = moons()
+    fitting, other = Data(x, y), Data(x, y.double())
+
+    def train(data, kernel):
+        made = Ensemble(network, BinaryCrossEntropy(), SGD(lr=0.1), runs=2, kernel=kernel)
+        return made.fit(data, 2), made.fit(fitting, 2)
+
+    first, second = train(other, None)
+    assert (first.record["kernel"], second.record["kernel"]) == ("vmap", "dense")
+    with pytest.raises(InputError, match=r"data must be float32 points .*torch\.float64"):
+        train(other, "dense")
 
 
 def test_raw_ops_check_what_could_crash():

@@ -12,6 +12,10 @@ constexpr int64_t kLanes = FRACTALKERN_ISA_TAG::kVectorBytes / sizeof(float);
 // and a broadcast.
 constexpr int kRegisterVectors = FRACTALKERN_ISA_TAG::kRegisters == 32 ? 4 : 2;
 
+// Last layers of at most so many outputs are cheaper one output after another than as a whole
+// vector of them.
+constexpr int64_t kNarrow = kLanes / 4;
+
 FRACTALKERN_TARGET_INLINE Floats load(const float* from) {
   Floats value;
   std::memcpy(&value, from, sizeof(value));
@@ -95,7 +99,7 @@ FRACTALKERN_TARGET_INLINE void register_tile(const Product& p, int64_t row, int6
     for (int n = 0; n < kVectors; ++n) right[n] = load(b + n * kLanes);
 #pragma GCC unroll 6
     for (int m = 0; m < kRows; ++m) {
-      const Floats left = Floats{} + a[m * a_row];
+      const Floats left = a[m * a_row] - Floats{};  // a sum would turn -0 into 0, and so is done
 #pragma GCC unroll 4
       for (int n = 0; n < kVectors; ++n) sums[m][n] += left * right[n];
     }
@@ -160,6 +164,7 @@ class Network {
     }
     z_ = take(kTileRows * widest);
     other_ = take(kTileRows * widest);
+    std::fill_n(z_, kTileRows * widest, 0.0f);  // columns between the outputs and `out`
     pack();
   }
 
@@ -238,10 +243,27 @@ class Network {
                             1,     part.down,         part.out, part.bias, part.out};
       if (l + 1 < parts_.size()) {
         multiply(product, Relu{parts_[l + 1].h});
+      } else if (layers_[l].outputs <= kNarrow) {
+        narrow_outputs(layers_[l].outputs, part);
       } else {
         multiply(product, Assign{z_});
       }
     }
+  }
+
+  // Z[t, o] as the sum of the lanes of one product of rows.
+  FRACTALKERN_TARGET void narrow_outputs(int64_t outputs, const Part& part) {
+    for (int64_t t = 0; t < rows_; ++t)
+      for (int64_t o = 0; o < outputs; ++o) {
+        const float *const h = part.h + t * part.in, *const w = part.up + o * part.in;
+        Floats sum = load(h) * load(w);
+        for (int64_t i = kLanes; i < part.in; i += kLanes) sum += load(h + i) * load(w + i);
+        float lanes[kLanes];
+        store(lanes, sum);
+        for (int64_t half = kLanes / 2; half > 0; half /= 2)
+          for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+        z_[t * part.out + o] = lanes[0] + part.bias[o];
+      }
   }
 
   FRACTALKERN_TARGET void copy_outputs(int64_t row) {

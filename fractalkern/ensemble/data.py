@@ -55,7 +55,8 @@ class Data:
                 f"Data: batch_size must be from 1 to the {self.examples} examples, got {batch_size}"
             )
         self.batch_size = batch_size
-        self._orders: dict[tuple[int, int], Tensor] = {}
+        self._epoch = -1
+        self._orders: dict[int, Tensor] = {}  # of this epoch, by seed
 
     @property
     def steps_per_epoch(self) -> int:
@@ -114,13 +115,13 @@ class Data:
 
     def _order(self, seed: int, epoch: int) -> Tensor:
         """Example i of an epoch comes by the rank of word pair i, counter (i, 0, epoch, stream)."""
-        if any(other != epoch for _, other in self._orders):
-            self._orders.clear()
-        if (seed, epoch) not in self._orders:
+        if epoch != self._epoch:
+            self._epoch, self._orders = epoch, {}
+        if seed not in self._orders:
             counter = np.zeros((self.examples, 4), dtype=np.uint64)
             counter[:, 0] = np.arange(self.examples)
             counter[:, 2], counter[:, 3] = epoch, ORDER_STREAM
             words = philox4x32(counter, key_words(seed))
             ranks = words[:, 0] << np.uint64(32) | words[:, 1]
-            self._orders[seed, epoch] = torch.from_numpy(np.argsort(ranks, kind="stable"))
-        return self._orders[seed, epoch]
+            self._orders[seed] = torch.from_numpy(np.argsort(ranks, kind="stable"))
+        return self._orders[seed]

@@ -57,9 +57,12 @@ class Ensemble:
         kernel: "vmap" for any model; "dense" for plain ReLU networks (`ensemble.dense`), many times
             as fast; None for "dense" where it fits.
 
-    A run's result depends on its seed, its data and its hyper-parameters, and in the last bits on
-    `width`, its place in its block and the machine; never on which runs share its batch. A run
-    whose loss or gradient is not finite is frozen with the parameters it has.
+    A run's result depends on its seed, its data and its hyper-parameters, and by rounding on
+    `width`, its place in its block, the number of threads and the machine; never on which runs
+    share its batch. Another width moves the losses of the first steps by a relative 1e-4 at most
+    (float32); whatever amplifies rounding amplifies that. By the "dense" kernel runs are bit-equal
+    in any company, chunking and number of threads. A run whose loss or gradient is not finite is
+    frozen with the parameters it has.
 
     >>> import torch
     >>> from fractalkern.ensemble import SGD, Data, Ensemble
@@ -126,6 +129,7 @@ class Ensemble:
                 f"{OP}: kernel must be 'vmap' but for a Sequential of Linear and ReLU layers with "
                 f"one optimiser and a loss of fractalkern.ensemble, got 'dense'"
             )
+        self._kernel, self._dense = kernel, dense
         gradients = Gradients(self._template, loss, compile)
         self.rules = Rules(self.seeds, self.device, gradients, dense, penalty, schedule, clip)
 
@@ -134,8 +138,8 @@ class Ensemble:
         if isinstance(self._build, nn.Module):
             return self._build
         with torch.random.fork_rng(devices=[]):
-            # torch takes seeds of 64 bits, signed or not.
-            torch.manual_seed(self.seeds[run])
+            # As torch.manual_seed, which would also leave a call behind for a GPU's first use.
+            torch.default_generator.manual_seed(self.seeds[run])
             module = self._build(run)
         if not isinstance(module, nn.Module):
             raise InputTypeError(f"{OP}: build must return a module, got {type(module).__name__}")
@@ -263,9 +267,16 @@ class Ensemble:
     def _prepare(self, data: Data) -> None:
         data.check(self.runs)
         data.to(self.device)
-        dense = self.rules.dense
+        dense = self._dense
         if dense is not None and not dense.fits(data.sample(), data.shared):
-            self.rules = replace(self.rules, dense=None)
+            if self._kernel == "dense":
+                raise InputError(
+                    f"{OP}: data must be float32 points [N, d] and a target for each, float32 or, "
+                    f"for CrossEntropy, int64, if kernel is 'dense', "
+                    f"got {[(list(t.shape), t.dtype) for t in data.tensors]}"
+                )
+            dense = None
+        self.rules = replace(self.rules, dense=dense)
 
     def _chunks(self, chosen: list[int], data: Data) -> tuple[int, list[list[int]]]:
         """The width of a block, and the runs of each chunk."""
