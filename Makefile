@@ -20,12 +20,12 @@ STAMPS := .venv/stamps
 SETTINGS := $(TORCH) FRACTALKERN_CUDA=$(FRACTALKERN_CUDA) $(FRACTALKERN_CUDA_ARCHS)
 PACKAGE_SOURCES := $(wildcard csrc/*.* csrc/common/* $(filter-out csrc/tests/%,$(wildcard csrc/*/*)))
 
-.PHONY: help run test bench lint sanitize cpp-test install clean FORCE
+.PHONY: help run test bench gpu gpu-sanitize lint sanitize cpp-test install clean FORCE
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
 
 run: install  ## install, then draw a trainability fractal into runs/trainability
 	$(BIN)/fractalkern trainability --condition $(CONDITION) --resolution $(RESOLUTION) \
@@ -36,6 +36,15 @@ test: install cpp-test  ## every test, Python and C++
 
 bench: install $(STAMPS)/bench  ## every kernel beside its peers, into bench/results
 	$(BIN)/python -m bench
+
+# On a host with a GPU and its own CUDA build of torch: nothing is installed, no network is touched.
+GPU_PYTHON ?= python3
+
+gpu:  ## CUDA kernels with the host's own torch: build, test, race, into bench/results
+	$(GPU_PYTHON) -m bench.gpu
+
+gpu-sanitize:  ## the small CUDA tests under compute-sanitizer
+	$(GPU_PYTHON) -m bench.gpu --sanitize
 
 lint: install $(STAMPS)/lint  ## ruff, mypy, clang-format
 	$(BIN)/ruff check .
@@ -85,12 +94,18 @@ $(STAMPS)/bench $(STAMPS)/lint: $(STAMPS)/%: $(STAMPS)/package
 
 CPP_TESTS := $(notdir $(basename $(wildcard csrc/tests/*_test.cpp)))
 CPP_LIBRARY := $(patsubst csrc/%.cpp,%.o,$(wildcard csrc/common/*.cpp csrc/*/*_cpu.cpp))
+# The CUDA kernels too, run on the CPU: csrc/tests/cuda_on_host.h.
+CPP_LIBRARY += $(patsubst csrc/%.cu,%.cu.o,$(wildcard csrc/*/*_cuda.cu))
 
 # $(1): name, $(2): flags
 define cpp_build
 build/$(1)/%.o: csrc/%.cpp csrc/compile_flags.txt
 	@mkdir -p $$(@D)
-	$$(CXX) @csrc/compile_flags.txt $(2) -MMD -MP -Icsrc -c $$< -o $$@
+	$$(CXX) @csrc/compile_flags.txt $(2) -MMD -MP -DFRACTALKERN_CUDA_ON_HOST -Icsrc -c $$< -o $$@
+
+build/$(1)/%.cu.o: csrc/%.cu csrc/compile_flags.txt
+	@mkdir -p $$(@D)
+	$$(CXX) @csrc/compile_flags.txt $(2) -MMD -MP -DFRACTALKERN_CUDA_ON_HOST -Icsrc -x c++ -c $$< -o $$@
 
 build/$(1)/%_test: build/$(1)/tests/%_test.o $$(CPP_LIBRARY:%=build/$(1)/%)
 	$$(CXX) $(2) $$^ -pthread -o $$@

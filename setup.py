@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pybind11
@@ -20,6 +21,7 @@ from setuptools import Extension, setup
 from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
 
 ROOT = Path(__file__).resolve().parent
+CUDA_BUILD = ROOT / "build" / "cuda"
 TORCH_TARGET = "2.11"
 # Shared with the Makefile's C++ tests. -Wno-psabi: vectors wider than the baseline's registers
 # never cross a function boundary here. -ffp-contract=fast: one rounding per multiply-add where the
@@ -59,27 +61,46 @@ def find_nvcc() -> Path | None:
     return Path(nvcc).resolve()
 
 
-def compile_cuda(nvcc: Path, build_dir: Path) -> tuple[list[str], list[str]]:
-    """Object files of all .cu sources, and the names of the architectures in them."""
+def compile_cuda(nvcc: Path) -> tuple[list[str], list[str]]:
+    """Object files of all .cu sources, and the names of the architectures in them.
+
+    A source is compiled again when it, a header or the command has changed. Beside each object
+    stands what ptxas said of its kernels' registers and spills; a test reads it.
+    """
     numbers = os.environ.get("FRACTALKERN_CUDA_ARCHS", "80,90").split(",")
     architectures = [f"sm_{n}" for n in numbers] + [f"compute_{numbers[-1]}"]
     gencode = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in numbers]
     gencode.append(f"-gencode=arch=compute_{numbers[-1]},code=compute_{numbers[-1]}")
-    objects = []
-    for source in sorted(ROOT.glob("csrc/*/*.cu")):
-        target = build_dir / f"{source.stem}.cu.o"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            [
-                *[nvcc, "-O3", "-std=c++20", "-Werror", "all-warnings", *gencode],
-                *["-Xcompiler", "-fPIC,-fvisibility=hidden", f"-I{ROOT / 'csrc'}"],
-                f'-DFRACTALKERN_CUDA_ARCHITECTURES="{",".join(architectures)}"',
-                *["-c", source, "-o", target],
-            ],
-            check=True,
-        )
-        objects.append(str(target))
-    return objects, architectures
+    flags = [
+        *["-O3", "-std=c++20", "-Werror", "all-warnings", "-Xptxas", "-v", *gencode],
+        *["-Xcompiler", "-fPIC,-fvisibility=hidden", f"-I{ROOT / 'csrc'}"],
+        f'-DFRACTALKERN_CUDA_ARCHITECTURES="{",".join(architectures)}"',
+    ]
+    newest_header = max(path.stat().st_mtime for path in ROOT.glob("csrc/*/*.h"))
+    CUDA_BUILD.mkdir(parents=True, exist_ok=True)
+
+    def compile_one(source: Path) -> str:
+        target = CUDA_BUILD / f"{source.stem}.o"
+        log, stamp = target.with_suffix(".ptxas.txt"), target.with_suffix(".command.txt")
+        command = [str(part) for part in [nvcc, *flags, "-c", source, "-o", target]]
+        newest_source = max(newest_header, source.stat().st_mtime)
+        if (
+            target.exists()
+            and stamp.exists()
+            and stamp.read_text() == "\n".join(command)
+            and target.stat().st_mtime > newest_source
+        ):
+            return str(target)
+        stamp.unlink(missing_ok=True)
+        result = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        if result.returncode != 0:
+            raise SystemExit(f"{result.stderr}\nfractalkern: nvcc could not compile {source}")
+        log.write_text(result.stderr)
+        stamp.write_text("\n".join(command))
+        return str(target)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compile_one, sorted(ROOT.glob("csrc/*/*.cu")))), architectures
 
 
 class Build(BuildExtension):
@@ -89,7 +110,7 @@ class Build(BuildExtension):
         nvcc = find_nvcc()
         if nvcc is not None:
             extension = self.extensions[0]
-            objects, architectures = compile_cuda(nvcc, Path(self.build_temp).resolve() / "cuda")
+            objects, architectures = compile_cuda(nvcc)
             extension.extra_objects += objects
             extension.define_macros.append(
                 ("FRACTALKERN_CUDA_ARCHITECTURES", f'"{",".join(architectures)}"')
@@ -112,7 +133,8 @@ def extension() -> Extension:
         if os.environ.get("FRACTALKERN_SANITIZE") == "1"
         else []
     )
-    system_includes = [*include_paths(), pybind11.get_include()]
+    # pybind11's own first: torch ships a copy that refuses to be included beside the stable ABI.
+    system_includes = [pybind11.get_include(), *include_paths()]
     return Extension(
         "fractalkern._C",
         sources=sorted(

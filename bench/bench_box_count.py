@@ -50,10 +50,10 @@ def copy(path: Path) -> Callable[[], None]:
 def numpy_words(path: Path, spatial_dims: int) -> Callable[[], np.ndarray]:
     """The best NumPy method: an OR pyramid whose cells are packed eight to a uint64 word."""
     mask = np.load(path)
-    return lambda: _numpy_counts(mask, spatial_dims)
+    return lambda: numpy_counts(mask, spatial_dims)
 
 
-def _numpy_counts(mask: np.ndarray, spatial_dims: int) -> np.ndarray:
+def numpy_counts(mask: np.ndarray, spatial_dims: int) -> np.ndarray:
     axes = tuple(range(mask.ndim - spatial_dims, mask.ndim))
     levels = int(np.log2(min(mask.shape[axis] for axis in axes)))
     counts = []

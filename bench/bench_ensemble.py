@@ -281,8 +281,12 @@ def _race(name: str, epochs: int, metrics: bool, loop_runs: int, vmap: bool) -> 
         _floor(),
     ]
     if vmap:
+        few = epochs // 10
         contenders.insert(
-            1, Contender("ensemble by vmap", ours, (epochs, metrics, "vmap"), work, role="ours")
+            1,
+            Contender(
+                "ensemble by vmap", ours, (few, metrics, "vmap"), _work(few, metrics), role="ours"
+            ),
         )
     return Race(KERNEL, name, "float32", contenders, per="run_steps", share="flops", check=_check)
 
@@ -292,15 +296,15 @@ def _check(contender: Contender, answer: np.ndarray | None) -> None:
     if contender.role == "floor":
         return
     epochs = contender.arguments[0]
-    expected = one_by_one(min(epochs, 10), False, 5)()
-    np.testing.assert_allclose(answer[:5, :10], expected[:5], rtol=2e-3)
+    expected = one_by_one(min(epochs, 10), False, 4)()
+    np.testing.assert_allclose(answer[:4, :10], expected[:4, : answer.shape[1]], rtol=2e-3)
     assert np.nanmax(answer[:, -1]) < np.nanmin(answer[:, 0])
 
 
 def races(threads: int) -> list[Race]:
-    """The loop trains some of the networks only; a ratio is of run-steps."""
+    """The slower ones do a part of the work; a ratio is of run-steps."""
     return [
-        _race(f"two moons, {RUNS} runs, 100 epochs", 100, False, 10, True),
-        _race(f"two moons, {RUNS} runs, 20 epochs with metrics", 20, True, 10, False),
-        _gpt_race(10, 8),
+        _race(f"two moons, {RUNS} runs, 100 epochs", 100, False, 4, True),
+        _race(f"two moons, {RUNS} runs, 10 epochs with metrics", 10, True, 4, False),
+        _gpt_race(5, 4),
     ]

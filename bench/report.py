@@ -159,4 +159,4 @@ def _rate(rates: dict[str, float]) -> str:
         return f"{rates['points'] / 1e6:,.0f} Mpoints/s"
     if "flops" in rates:
         return f"{rates['flops'] / 1e9:.1f} GFLOP/s"
-    return f"{rates['bytes'] / 1e9:.2f} GB/s"
+    return f"{rates['bytes'] / 1e9:.2f} GB/s" if "bytes" in rates else ""

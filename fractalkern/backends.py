@@ -3,9 +3,28 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
+from fractalkern import _native
 from fractalkern.errors import BackendError, InputError
 
 BACKENDS = ("native", "reference", "triton")
+
+# Each kernel and an op that the library registers for it. What it registers for CUDA is looked up
+# once: torch.compile cannot trace the question.
+_KERNELS = {
+    "box_count": "box_count",
+    "box_mass": "box_mass",
+    "fractal_noise": "fractal_noise_spectrum",
+    "power_iteration": "power_iteration",
+    "train_sweep": "train_sweep",
+}
+CUDA_KERNELS = tuple(
+    kernel
+    for kernel, op in _KERNELS.items()
+    if torch._C._dispatch_has_kernel_for_dispatch_key(f"fractalkern::{op}", "CUDA")
+)
+_CUDA_BUILT = bool(_native.build_info()["cuda_architectures"])
 
 # A plain global and not a ContextVar: torch.compile guards on the one and cannot trace the other.
 _forced: str | None = None
@@ -27,11 +46,36 @@ def _check(name: str) -> str:
     return name
 
 
-def resolve(backend: str | None) -> str:
-    """The backend of a call: its argument, else the enclosing `use_backend`, else `native`."""
-    if backend is not None:
-        return _check(backend)
-    return _forced or "native"
+def resolve(kernel: str, backend: str | None, device: torch.device) -> str:
+    """The backend of a call: its argument, else the enclosing `use_backend`, else `native`.
+
+    Raises:
+        InputError: no such backend.
+        BackendError: it is not available here, or has no such kernel for `device`.
+    """
+    name = _forced or "native" if backend is None else _check(backend)
+    if name == "native" and device.type != "cpu":
+        reason = no_native_kernel_reason(kernel, device.type)
+        if reason is not None:
+            raise BackendError(
+                f"{kernel}: the native backend cannot run on {device}: {reason}; "
+                'backend="reference" runs it as plain PyTorch'
+            )
+    return name
+
+
+def no_native_kernel_reason(kernel: str, device_type: str) -> str | None:
+    """Why a kernel is not compiled for a kind of device, or None if it is."""
+    if device_type == "cpu":
+        return None
+    if device_type != "cuda":
+        return "compiled kernels are for cpu and cuda tensors"
+    if not _CUDA_BUILT:
+        return (
+            "this build has no CUDA kernels (reinstall it with FRACTALKERN_CUDA=1 where nvcc is on "
+            "the PATH)"
+        )
+    return None if kernel in CUDA_KERNELS else "this kernel is not written in CUDA yet"
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fractalkern.errors import DegenerateBoundaryError, InputError, InputTypeError
-from fractalkern.line_fits import fit_line, local_slopes, the_only
+from fractalkern.line_fits import DimensionFit
 from fractalkern.ops._inputs import as_tensor
 from fractalkern.ops.box_count import BoxCounts
 
@@ -17,31 +17,18 @@ _MIN_SIZES = 3  # two points leave no degree of freedom for the standard error
 
 
 @dataclass(frozen=True, eq=False)
-class BoxDimension:
-    """A least-squares line through log count against log size, one a mask; `float()` for one mask.
+class BoxDimension(DimensionFit):
+    """A least-squares line through log count against log size, one a mask; see `DimensionFit`.
 
     Attributes:
-        dimension: minus the slope, float64 [*batch].
-        stderr: its standard error from the residuals, float64 [*batch]. Counts of one set at
-            several sizes are correlated, so this understates the error: see it as a fit quality.
-        r2: coefficient of determination, float64 [*batch]; 1 where all counts are equal.
-        local_slopes: -d log n / d log s at each size, float64 [*batch, S].
         fit_range: least and largest size that was asked for.
         sizes: the sizes that entered the fit, ascending, float64 [S].
         counts: their counts, float64 [*batch, S].
     """
 
-    dimension: Tensor
-    stderr: Tensor
-    r2: Tensor
-    local_slopes: Tensor
     fit_range: tuple[float, float]
     sizes: Tensor
     counts: Tensor
-
-    def __float__(self) -> float:
-        """The dimension, if there is just one."""
-        return the_only(self.dimension)
 
 
 def box_dimension(
@@ -84,16 +71,8 @@ def box_dimension(
             "box_dimension: counts must be positive at every size of the fit, got 0 boxes at "
             f"size {empty[0]:g}"
         )
-    x, y = sizes.log(), numbers.log()
-    line = fit_line(x, y)
-    return BoxDimension(
-        dimension=-line.slope,
-        stderr=line.stderr,
-        r2=line.r2,
-        local_slopes=-local_slopes(x, y),
-        fit_range=(low, high),
-        sizes=sizes,
-        counts=numbers,
+    return BoxDimension.through(
+        sizes.log(), numbers.log(), fit_range=(low, high), sizes=sizes, counts=numbers
     )
 
 

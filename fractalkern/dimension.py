@@ -117,7 +117,7 @@ class DimensionResult:
             low, high = (float(end.flatten()[i]) for end in self.interval)
             line = f"D = {dimension:.3f}"
             if math.isnan(low):
-                line += " (the slope of the counts), no honest interval"
+                line += " (the slope of the counts, without an interval)"  # the warnings say why
             else:
                 line += f", {100 * self.level:g} % interval {low:.3f} to {high:.3f}"
             if self.null is not None:

@@ -49,7 +49,7 @@ def _list(names: object) -> str:
 
 def _cuda_kernels(architectures: list[str]) -> str:
     if architectures:
-        return f"built for {' '.join(architectures)}"
+        return f"{', '.join(backends.CUDA_KERNELS)}; built for {' '.join(architectures)}"
     return "not built: needs nvcc on the PATH, then a reinstall with FRACTALKERN_CUDA=1"
 
 

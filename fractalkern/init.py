@@ -241,7 +241,7 @@ def _fill(
     dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
     direct = tensor.is_contiguous() and tensor.dtype == dtype
     out = tensor.detach() if direct else torch.empty(tensor.shape, dtype=dtype)
-    if backends.resolve(None) == "native" and tensor.device.type == "cpu":
+    if backends.resolve("fractal_noise", None, tensor.device) == "native":
         require_memory("fractal_noise: the field", 3 * math.prod(size) * out.element_size())
         half = half_spectrum(size, beta, seed, spectrum=spectrum, dtype=dtype)
         if size == list(tensor.shape):

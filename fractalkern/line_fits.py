@@ -1,6 +1,7 @@
 """Straight lines through points, and the slopes between them: what every dimension is read from."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -45,6 +46,41 @@ def local_slopes(x: Tensor, y: Tensor) -> Tensor:
     secant = y.diff() / step
     inner = (step[1:] * secant[..., :-1] + step[:-1] * secant[..., 1:]) / (step[1:] + step[:-1])
     return torch.cat([secant[..., :1], inner, secant[..., -1:]], -1)
+
+
+@dataclass(frozen=True, eq=False)
+class DimensionFit:
+    """Minus the slopes of lines through points in log-log axes; `float()` gives the only one.
+
+    Attributes:
+        dimension: minus the slope, float64 [*batch].
+        stderr: its standard error from the residuals, float64 [*batch]. Points of one array at
+            several sizes are correlated, so this understates the error: see it as a fit quality.
+        r2: coefficient of determination, float64 [*batch]; 1 where all points are level.
+        local_slopes: minus the slope at each point, float64 [*batch, S].
+    """
+
+    dimension: Tensor
+    stderr: Tensor
+    r2: Tensor
+    local_slopes: Tensor
+    _of: ClassVar[str] = "dimension"  # what `float()` wants one of
+
+    @classmethod
+    def through(cls, x: Tensor, y: Tensor, **others: Any) -> Self:
+        """Fitted to the logarithms y [*batch, S] over x [S]; `others` are the other fields."""
+        line = fit_line(x, y)
+        return cls(
+            dimension=-line.slope,
+            stderr=line.stderr,
+            r2=line.r2,
+            local_slopes=-local_slopes(x, y),
+            **others,
+        )
+
+    def __float__(self) -> float:
+        """The dimension, if there is just one."""
+        return the_only(self.dimension, self._of)
 
 
 def the_only(values: Tensor, what: str = "dimension") -> float:

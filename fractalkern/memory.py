@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import torch
+
 from fractalkern.errors import InputError
 
 # Below this the answer is not worth the reading of /proc.
 _SURELY_THERE = 64 * 2**20
+_CPU = torch.device("cpu")
 
 
 def available_bytes() -> int:
@@ -33,13 +36,21 @@ def human_bytes(count: int) -> str:
     return f"{value:,.0f} PiB"
 
 
-def require_memory(what: str, needed: int) -> None:
-    """Raises, naming `what`, if the machine has less than `needed` bytes of memory available."""
+def device_bytes(device: torch.device) -> int:
+    """What a new tensor can have on a CUDA device: what is free, and what torch holds unused."""
+    free, _ = torch.cuda.mem_get_info(device)
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free + held
+
+
+def require_memory(what: str, needed: int, device: torch.device = _CPU) -> None:
+    """Raises, naming `what`, if a device has less than `needed` bytes of memory available."""
     if needed <= _SURELY_THERE:
         return
-    available = available_bytes()
+    available = device_bytes(device) if device.type == "cuda" else available_bytes()
     if needed > available:
+        place = f"{device}'s memory" if device.type == "cuda" else "memory"
         raise InputError(
-            f"{what} must fit in memory, but would need {human_bytes(needed)} "
+            f"{what} must fit in {place}, but would need {human_bytes(needed)} "
             f"and {human_bytes(available)} are available"
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fractalkern.confidence import student_quantile
 from fractalkern.errors import InputError
 from fractalkern.ops._inputs import as_tensor
 
@@ -99,6 +100,9 @@ class ZoomFit:
     Attributes:
         dimension: the mean over frames.
         stderr: its standard error, the spread of frames included.
+        ci_low: lower end of its confidence interval.
+        ci_high: upper end.
+        level: of the interval.
         spread: standard deviation of the frames' own dimensions beyond their errors.
         heterogeneity_p: of the chi-squared for frames that all have one dimension.
         frames: how many there are.
@@ -106,20 +110,29 @@ class ZoomFit:
 
     dimension: float
     stderr: float
+    ci_low: float
+    ci_high: float
+    level: float
     spread: float
     heterogeneity_p: float
     frames: int
 
 
-def joint_dimension(dimensions: Tensor, stderrs: Tensor) -> ZoomFit:
+def joint_dimension(dimensions: Tensor, stderrs: Tensor, *, level: float = 0.95) -> ZoomFit:
     """The common dimension of the frames of a zoom (random effects, DerSimonian and Laird 1986).
 
     Args:
-        dimensions: D of each frame `[F]`, at least 2.
+        dimensions: D of each frame `[F]`, at least 2; taken as independent.
         stderrs: their standard errors `[F]`, positive.
+        level: of the interval, between 0 and 1.
+
+    The spread is itself estimated from few frames, so the interval is Student's with F - 1 degrees
+    of freedom, about the weighted residuals or the stated errors, whichever is wider.
 
     Source: R. DerSimonian and N. Laird, Meta-analysis in clinical trials, Controlled Clinical
-    Trials 7 (1986) 177.
+    Trials 7 (1986) 177; C. Röver, G. Knapp and T. Friede, Hartung-Knapp-Sidik-Jonkman approach and
+    its modification for random-effects meta-analysis with few studies, BMC Medical Research
+    Methodology 15 (2015) 99.
 
     >>> import torch
     >>> from fractalkern.scaling import joint_dimension
@@ -128,16 +141,26 @@ def joint_dimension(dimensions: Tensor, stderrs: Tensor) -> ZoomFit:
     (1.3, 0.0577, 0.0)
     """
     d, weights = _checked("joint_dimension", dimensions, stderrs, least=2)
+    if not 0 < level < 1:
+        raise InputError(f"joint_dimension: level must lie in (0, 1), got {level}")
+    freedom = len(d) - 1
     mean = (weights * d).sum() / weights.sum()
     q = float((weights * (d - mean) ** 2).sum())
     scale = float(weights.sum() - (weights**2).sum() / weights.sum())
-    variance = max(0.0, (q - (len(d) - 1)) / scale)
+    variance = max(0.0, (q - freedom) / scale)
     total = 1 / (1 / weights + variance)
+    dimension = float((total * d).sum() / total.sum())
+    stderr = float(total.sum().rsqrt())
+    residual = math.sqrt(float((total * (d - dimension) ** 2).sum()) / freedom)
+    half = student_quantile(level, freedom) * stderr * max(1.0, residual)
     return ZoomFit(
-        dimension=float((total * d).sum() / total.sum()),
-        stderr=float(total.sum().rsqrt()),
+        dimension=dimension,
+        stderr=stderr,
+        ci_low=dimension - half,
+        ci_high=dimension + half,
+        level=level,
         spread=math.sqrt(variance),
-        heterogeneity_p=_chi2_tail(q, len(d) - 1),
+        heterogeneity_p=_chi2_tail(q, freedom),
         frames=len(d),
     )
 

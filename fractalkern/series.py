@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fractalkern.errors import InputError, InputTypeError
-from fractalkern.line_fits import fit_line, local_slopes, the_only
+from fractalkern.line_fits import DimensionFit, fit_line, local_slopes, the_only
 from fractalkern.ops._inputs import as_real
 
 _HIGUCHI = "higuchi_dimension"
@@ -21,29 +21,17 @@ _MAX_ORDER = 3
 
 
 @dataclass(frozen=True, eq=False)
-class HiguchiDimension:
-    """A line through log length against log lag, one a series; `float()` for one series.
+class HiguchiDimension(DimensionFit):
+    """A line through log length against log lag, one a series; see `DimensionFit`.
 
     Attributes:
-        dimension: minus the slope, float64 [*batch].
-        stderr: its standard error from the residuals, float64 [*batch]. Lengths of one series at
-            several lags are correlated, so this understates the error: see it as a fit quality.
-        r2: coefficient of determination, float64 [*batch].
-        local_slopes: -d log length / d log lag at each lag, float64 [*batch, K].
         lags: in samples, int64 [K].
         lengths: L(k), float64 [*batch, K].
     """
 
-    dimension: Tensor
-    stderr: Tensor
-    r2: Tensor
-    local_slopes: Tensor
     lags: Tensor
     lengths: Tensor
-
-    def __float__(self) -> float:
-        """The dimension, if there is just one."""
-        return the_only(self.dimension, "series")
+    _of = "series"
 
 
 def higuchi_dimension(series: Any, lags: Any = None) -> HiguchiDimension:
@@ -88,13 +76,9 @@ def higuchi_dimension(series: Any, lags: Any = None) -> HiguchiDimension:
     lengths = torch.stack([_length(values, lag) for lag in chosen], -1)
     if (lengths == 0).any():
         raise InputError(f"{_HIGUCHI}: series must vary at every lag, got a length of 0")
-    x = _logs(chosen, values)
-    line = fit_line(x, lengths.log())
-    return HiguchiDimension(
-        dimension=-line.slope,
-        stderr=line.stderr,
-        r2=line.r2,
-        local_slopes=-local_slopes(x, lengths.log()),
+    return HiguchiDimension.through(
+        _logs(chosen, values),
+        lengths.log(),
         lags=torch.tensor(chosen, device=values.device),
         lengths=lengths,
     )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fractalkern.errors import InputError
-from fractalkern.line_fits import fit_line, local_slopes, the_only
+from fractalkern.line_fits import DimensionFit
 from fractalkern.ops._boxes import checked_sizes, checked_spatial_dims, powers_of_two, smallest_side
 from fractalkern.ops._inputs import as_real
 
@@ -17,29 +17,16 @@ _MIN_SIZES = 3  # two points leave no degree of freedom for the standard error
 
 
 @dataclass(frozen=True, eq=False)
-class SurfaceDimension:
-    """A line through log count against log size, one a field; `float()` for one field.
+class SurfaceDimension(DimensionFit):
+    """A line through log count against log size, one a field; see `DimensionFit`.
 
     Attributes:
-        dimension: minus the slope, float64 [*batch].
-        stderr: its standard error from the residuals, float64 [*batch]. Counts of one field at
-            several sizes are correlated, so this understates the error: see it as a fit quality.
-        r2: coefficient of determination, float64 [*batch].
-        local_slopes: -d log N / d log s at each size, float64 [*batch, S].
         sizes: sides of the boxes in cells, int64 [S].
         counts: N(s), float64 [*batch, S].
     """
 
-    dimension: Tensor
-    stderr: Tensor
-    r2: Tensor
-    local_slopes: Tensor
     sizes: Tensor
     counts: Tensor
-
-    def __float__(self) -> float:
-        """The dimension, if there is just one."""
-        return the_only(self.dimension)
 
 
 def differential_box_dimension(
@@ -103,15 +90,9 @@ def differential_box_dimension(
     low, high = values.amin(axes, keepdim=True), values.amax(axes, keepdim=True)
     heights = (values - low) / torch.where(high > low, high - low, 1.0) * side
     counts = torch.stack([_count(heights, size, dims, side, shared_edges) for size in chosen], -1)
-    x = torch.tensor(chosen, dtype=torch.float64, device=values.device).log()
-    line = fit_line(x, counts.log())
-    return SurfaceDimension(
-        dimension=-line.slope,
-        stderr=line.stderr,
-        r2=line.r2,
-        local_slopes=-local_slopes(x, counts.log()),
-        sizes=torch.tensor(chosen, device=values.device),
-        counts=counts,
+    box_sizes = torch.tensor(chosen, device=values.device)
+    return SurfaceDimension.through(
+        box_sizes.double().log(), counts.log(), sizes=box_sizes, counts=counts
     )
 
 

@@ -27,6 +27,9 @@ REQUIRED = set(filter(None, os.environ.get("FRACTALKERN_REQUIRE", "").split(",")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Tests of threads ask for them. To all others, arrays this small gain nothing from a second
+    # one, and where other programs have that core each call waits until they give it up.
+    torch.set_num_threads(1)
     config.addinivalue_line("markers", f"needs(part): one of {', '.join(OPTIONAL)}")
     unknown = REQUIRED - OPTIONAL.keys()
     if unknown:

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 import fractalkern as fk
+from fractalkern import backends
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = Path(importlib.util.find_spec("fractalkern._C").origin)
@@ -117,6 +118,31 @@ def test_missing_nvcc_means_a_cpu_build(setup_script, monkeypatch, capsys, wante
 @pytest.mark.needs("nvcc")
 def test_cuda_half_is_built_where_nvcc_is():
     assert fk.build_info()["cuda_architectures"]
+
+
+# Bytes of spill stores and loads that a kernel may have, by a part of its mangled name.
+ALLOWED_SPILLS: dict[str, int] = {}
+
+
+@pytest.mark.needs("nvcc")
+def test_no_kernel_spills_registers():
+    report, folder = "", ROOT / "build" / "cuda"
+    for kernel in backends.CUDA_KERNELS:
+        sources = (ROOT / "csrc" / kernel).glob("*.cu")
+        logs = "".join((folder / f"{one.stem}.ptxas.txt").read_text() for one in sources)
+        built_for = set(re.findall(r"Compiling entry function '\w+' for '(\w+)'", logs))
+        assert built_for == {"sm_80", "sm_90"}, kernel
+        report += logs
+    kernels = re.findall("Compiling entry function", report)
+    spills = re.findall(
+        r"Function properties for (\w+)\s+\d+ bytes stack frame, "
+        r"(\d+) bytes spill stores, (\d+) bytes spill loads",
+        report,
+    )
+    assert len(spills) >= len(kernels)
+    for name, stores, loads in spills:
+        allowed = max((n for part, n in ALLOWED_SPILLS.items() if part in name), default=0)
+        assert int(stores) + int(loads) <= allowed, f"{name} spills {stores} + {loads} bytes"
 
 
 def included(path: Path) -> set[Path]:

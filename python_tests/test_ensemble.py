@@ -1,6 +1,5 @@
 """Runs that share a batch are the runs that they would be alone."""
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,9 +13,7 @@ from fractalkern.ensemble import (
     Schedule,
     SpectralPenalty,
 )
-from fractalkern.ensemble.randomness import DROPOUT_STREAM, kept_elements, philox_words
 from fractalkern.errors import InputError
-from fractalkern.random import philox4x32
 from fractalkern.regularizers import SpectralTarget
 
 RUNS = 8
@@ -165,40 +162,6 @@ def test_all_runs_may_freeze():
     result = ensemble(optimizer=SGD(lr=1e38)).fit(own_data(), 5)
     assert (result.frozen_at >= 0).all()
     assert result.losses[:, 4].isnan().all()
-
-
-@pytest.mark.parametrize("seed", [0, 2**64 - 1, 12345678901234567])
-def test_words_are_philox(seed):
-    key = torch.tensor([seed & 0xFFFFFFFF, seed >> 32])
-    counter = np.zeros((5, 4), dtype=np.uint64)
-    counter[:, 0] = np.arange(5)
-    counter[:, 1:] = 3, 2**31, DROPOUT_STREAM
-    expected = philox4x32(counter, (seed & 0xFFFFFFFF, seed >> 32)).flatten()[:18]
-    assert philox_words(key, 18, 3, 2**31, DROPOUT_STREAM).tolist() == expected.tolist()
-
-
-def test_masks_are_the_words_below_the_share(instruction_set, threads):
-    keys = torch.tensor([[1, 2], [0xFFFFFFFF, 7]])
-    for count in (1, 6, 31, 100_003):
-        masks = torch.vmap(lambda key, n=count: kept_elements(key, n, 5, 9, 0.3))(keys)
-        for key, mask in zip(keys, masks, strict=True):
-            words = philox_words(key, count, 5, 9, DROPOUT_STREAM)
-            assert torch.equal(mask, words >= round(0.3 * 2**32))
-    assert kept_elements(keys[0], 64, 0, 0, 0.0).all()
-    assert not kept_elements(keys[0], 64, 0, 0, 1.0).any()
-
-
-def test_mask_op_passes_opcheck():
-    op = torch.ops.fractalkern.dropout_mask.default
-    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(op, (torch.ones(2, 2).long(), 9, 0, 0, 1, 2**31), test_utils=tests)
-    for arguments, message in (
-        ((torch.ones(2, 3).long(), 9, 0, 0, 1, 1), r"keys must be int64 of shape \[\.\.\., 2\]"),
-        ((torch.ones(2).long(), -1, 0, 0, 1, 1), "count must be from 0"),
-        ((torch.ones(2).long(), 9, 0, 0, 1, 2**32 + 1), "threshold must be from 0"),
-    ):
-        with pytest.raises(RuntimeError, match=message):
-            op(*arguments)
 
 
 def dropped(p, seeds, step_count=1):

@@ -1,5 +1,6 @@
 """generalized_dimensions against measures whose tau(q) is known in closed form."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -64,8 +65,8 @@ def test_cascades_have_their_exact_spectrum(case, backend):
             alpha if q == 1 else tau / (q - 1), abs=1e-9
         )
         assert result.stderr[index] < 1e-9
-        assert result.local_slopes[index] == pytest.approx(
-            [result.dimension[index]] * levels, abs=1e-9
+        assert result.local_slopes[index].tolist() == pytest.approx(
+            [float(result.dimension[index])] * levels, abs=1e-9
         )
     assert result.warnings == ()
 
@@ -112,7 +113,8 @@ def test_order_zero_is_the_box_dimension():
 def test_order_one_is_the_limit_of_its_neighbours():
     measure = torch.rand(64, 64, generator=torch.Generator().manual_seed(0))
     below, one, above = fk.generalized_dimensions(measure, [0.999, 1, 1.001]).dimension
-    assert one == pytest.approx((below + above) / 2, abs=1e-6)
+    one = float(one)
+    assert one == pytest.approx(float(below + above) / 2, abs=1e-6)
     for q in (1 - 1e-7, 1 + 1e-7, 1 - 1e-5, 1 + 1e-5):
         assert fk.generalized_dimensions(measure, q).at(q) == pytest.approx(one, abs=1e-5)
 
@@ -131,8 +133,42 @@ def test_each_order_is_what_it_is_alone(orders, monkeypatch):
         for index, q in enumerate(orders):
             alone = fk.generalized_dimensions(measure, q, sizes=[1, 2, 3, 9])
             for name in ("dimension", "alpha", "f_alpha", "stderr"):
-                value = getattr(together, name)[index]
-                assert value == pytest.approx(getattr(alone, name)[0], abs=1e-11)
+                value, single = getattr(together, name)[index], getattr(alone, name)[0]
+                assert float(value) == pytest.approx(float(single), abs=1e-11)
+
+
+SEEDED = torch.Generator().manual_seed(3)
+BATCHES = {
+    "masks": torch.rand(2, 3, 40, 70, generator=SEEDED) ** torch.tensor([[[9.0]], [[2]], [[1]]])
+    > 0.7,
+    "small integers": torch.randint(0, 4, (5, 33), generator=SEEDED),
+    "floats, many boxes": torch.rand(3, 96, 96, generator=SEEDED) ** 4,
+    "large integers, strided": torch.randint(0, 2**40, (4, 24, 28), generator=SEEDED).mT,
+}
+
+
+@pytest.mark.parametrize("offsets", [1, 3])
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("case", BATCHES)
+def test_a_batch_is_what_its_arrays_are_alone(case, backend, offsets):
+    batch = BATCHES[case]
+    dims = 1 if case == "small integers" else 2
+    options = {"q": ORDERS, "sizes": [1, 2, 3, 7], "offsets": offsets, "backend": backend}
+    together = fk.generalized_dimensions(batch, spatial_dims=dims, **options)
+    leading, warnings = batch.shape[: batch.ndim - dims], []
+    assert together.dimension.shape == (*leading, len(ORDERS))
+    assert together.local_slopes.shape == (*leading, len(ORDERS), 4)
+    for number, index in enumerate(itertools.product(*map(range, leading))):
+        alone = fk.generalized_dimensions(batch[index], **options)
+        for field in dataclasses.fields(alone):
+            value = getattr(alone, field.name)
+            if isinstance(value, torch.Tensor):
+                torch.testing.assert_close(
+                    getattr(together, field.name)[index], value, rtol=1e-9, atol=1e-9
+                )
+        torch.testing.assert_close(together.at(2)[index], alone.at(2), rtol=1e-9, atol=1e-9)
+        warnings += [f"array {number}: {text}" for text in alone.warnings]
+    assert together.warnings == tuple(warnings)
 
 
 def test_dimensions_do_not_grow_with_the_order():
@@ -194,7 +230,7 @@ def test_the_result_as_json():
     result = fk.generalized_dimensions(shapes.carpet(4), [0, 2], sizes=(9, 1, 3, 3))
     read = json.loads(result.to_json())
     assert read["sizes"] == [1, 3, 9]
-    assert read["dimension"] == list(result.dimension)
+    assert read["dimension"] == result.dimension.tolist()
     assert list(read) == [*result.__dataclass_fields__]
 
 
@@ -202,6 +238,14 @@ ONES = torch.ones(32, 32)
 BAD = {
     "negative": (fk.InputError, "must not be negative, got -1", -ONES),
     "nan": (fk.InputError, "must be finite", ONES * float("nan")),
+    "one of zeros": (
+        fk.InputError,
+        "must have some mass, got only zeros in array 1 of the batch",
+        torch.stack([ONES, ONES * 0]),
+        {"spatial_dims": 2},
+    ),
+    "none": (fk.InputError, "at least one array", ONES.expand(0, 32, 32), {"spatial_dims": 2}),
+    "spatial dims": (fk.InputError, "spatial_dims must be from 1 to 2", ONES, {"spatial_dims": 3}),
     "zeros": (fk.InputError, "must have some mass, got only zeros", ONES * 0),
     "complex": (fk.InputTypeError, "must be bool, integer or floating", ONES + 1j),
     "text": (fk.InputTypeError, "must be a tensor or an array, got str", "abc"),

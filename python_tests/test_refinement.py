@@ -1,15 +1,14 @@
 import dataclasses
 import json
 import math
-import multiprocessing
 import os
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from kills import killing_at, run_until_killed
 
 from fractalkern import confidence
 from fractalkern.cli import main
@@ -233,29 +232,15 @@ def test_a_preview_folder_agrees_with_the_full_grid(finished):
 
 
 def _sitting(out, kill_at):
-    events = 0
-    replace = os.replace
-
-    def counted(*arguments, **options):
-        nonlocal events
-        events += 1
-        if events == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return replace(*arguments, **options)
-
-    os.replace = counted
+    os.replace = killing_at(kill_at)(os.replace)
     preview_module._CELLS_PER_BATCH = 512
     run_preview(SMALL, Path(out))
 
 
 def test_a_killed_preview_goes_on_to_the_same_bytes(finished, tmp_path, monkeypatch):
     out, counts = tmp_path / "run", []
-    context = multiprocessing.get_context("forkserver")
     for kill_at in (4, 5, 8):
-        child = context.Process(target=_sitting, args=(str(out), kill_at))
-        child.start()
-        child.join(60)
-        assert child.exitcode == -signal.SIGKILL
+        run_until_killed(_sitting, str(out), kill_at)
         with Store(out, "trainability-preview", preview_module.identity(SMALL)) as store:
             counts.append(len(store.finished()))
     assert 0 < counts[0] < counts[1] < counts[2]

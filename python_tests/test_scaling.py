@@ -54,6 +54,30 @@ def test_spread_between_frames_widens_the_error_and_covers():
     assert sum(spreads) / 400 == pytest.approx(0.05, abs=0.004)
 
 
+@pytest.mark.parametrize("frames", [2, 3, 8])
+@pytest.mark.parametrize("spread", [0.0, 0.05])
+def test_interval_covers_for_few_frames_with_and_without_spread(frames, spread):
+    generator = torch.Generator().manual_seed(frames)
+    hits = 0
+    for _ in range(400):
+        errors = 0.02 + 0.06 * torch.rand(frames, generator=generator)
+        own = 1.4 + spread * torch.randn(frames, generator=generator)
+        fit = joint_dimension(own + errors * torch.randn(frames, generator=generator), errors)
+        assert fit.ci_low < fit.dimension < fit.ci_high
+        hits += fit.ci_low <= 1.4 <= fit.ci_high
+    assert hits / 400 > 0.95 - 3 * (0.95 * 0.05 / 400) ** 0.5
+
+
+def test_a_higher_level_widens_the_interval_by_students_quantile():
+    d, errors = torch.tensor([1.2, 1.4, 1.5]), torch.tensor([0.05, 0.05, 0.08])
+    half = [
+        (fit.ci_high - fit.ci_low) / 2
+        for fit in (joint_dimension(d, errors, level=level) for level in (0.95, 0.99))
+    ]
+    # Student's quantiles of two degrees of freedom.
+    assert half[1] / half[0] == pytest.approx(9.9248 / 4.3027, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -61,6 +85,7 @@ def test_spread_between_frames_widens_the_error_and_covers():
         (lambda: finite_size_scaling([64, 64, 8], torch.ones(3), torch.ones(3)), "different"),
         (lambda: joint_dimension(torch.ones(3), torch.ones(2)), "stderrs must have the shape"),
         (lambda: joint_dimension(torch.ones(2), torch.tensor([1.0, 0.0])), "positive"),
+        (lambda: joint_dimension(torch.ones(2), torch.ones(2), level=1.0), "level must lie in"),
     ],
 )
 def test_bad_input_is_one_sentence(call, message):

@@ -1,10 +1,8 @@
 import dataclasses
 import io
 import json
-import multiprocessing
 import os
 import random
-import signal
 import time
 from pathlib import Path
 
@@ -12,10 +10,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from kills import killing_at, processes, run_until_killed
 from PIL import Image
 
 from fractalkern import memory, train_sweep
-from fractalkern.errors import InputError
+from fractalkern.errors import BackendError, InputError
 from fractalkern.experiments import settings
 from fractalkern.experiments.trainability import figures, report, training
 from fractalkern.experiments.trainability import run as run_module
@@ -79,7 +78,9 @@ def test_run_folder_holds_what_is_promised(finished):
     environment = json.loads((out / "environment.json").read_text())
     assert {"fractalkern", "torch", "build", "threads", "commit"} <= environment.keys()
     assert settings.from_toml(TrainabilityConfig(), out / "config.toml") == TINY
-    assert f"D = {numbers['dimension']:.3f}" in text
+    assert f"D = {numbers['dimension']:.3f} (the slope of the counts, without an interval)" in text
+    assert text.count("interval:") == 1
+    assert "; no honest interval: it needs at least 64 cells a side" in text
     assert f"{numbers['control_dimension']:.3f}" in text
     assert "fractal.png" in text
     assert "Philox4x32-10 keyed by --seed 0" in text
@@ -249,30 +250,12 @@ def test_restretch_ranks_each_sign_over_its_range():
     assert restretch(np.array([[5.0]])).shape == (1, 1)
 
 
-# Kills. Children are forked from a server that has already imported everything, so that many
-# sittings fit in a few seconds.
-
-
-@pytest.fixture(scope="module")
-def processes():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fractalkern.experiments.trainability.run"])
-    return context
+# Kills.
 
 
 def _sitting(out, log, kill_at=None, pause=0.0):
     """Runs TINY in `out`, logs each computed tile, and kills itself at the given event."""
-    events = 0
-
-    def counted(function):
-        def call(*arguments, **options):
-            nonlocal events
-            events += 1
-            if events == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*arguments, **options)
-
-        return call
+    counted = killing_at(kill_at)
 
     def logged(*arguments, **options):
         with open(log, "a") as file:
@@ -293,17 +276,12 @@ def _recorded(out):
         return store.finished()
 
 
-def test_killed_at_any_write_it_goes_on_to_the_same_bytes(
-    tmp_path, processes, finished, no_figures
-):
+def test_killed_at_any_write_it_goes_on_to_the_same_bytes(tmp_path, finished, no_figures):
     out, log = tmp_path / "run", tmp_path / "log"
     finished_before, kills = set(), 0
     # Every write of a sitting's beginning and of its first tiles, then some later ones.
     for kill_at in [*range(1, 14), 22, 35]:
-        child = processes.Process(target=_sitting, args=(str(out), str(log), kill_at))
-        child.start()
-        child.join(60)
-        assert child.exitcode == -signal.SIGKILL
+        run_until_killed(_sitting, str(out), str(log), kill_at)
         kills += 1
         if out.exists():
             now = _recorded(out)
@@ -320,13 +298,11 @@ def test_killed_at_any_write_it_goes_on_to_the_same_bytes(
     assert in_children <= len(finished_before) + kills
 
 
-def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(
-    tmp_path, processes, finished, no_figures
-):
+def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(tmp_path, finished, no_figures):
     out, log = tmp_path / "run", tmp_path / "log"
     moments, counts = random.Random(0), []
     for _ in range(8):
-        child = processes.Process(target=_sitting, args=(str(out), str(log), None, 0.03))
+        child = processes().Process(target=_sitting, args=(str(out), str(log), None, 0.03))
         child.start()
         while not log.exists():  # until the first sitting is computing
             time.sleep(0.001)
@@ -372,7 +348,7 @@ def test_damaged_tile_is_named_and_only_it_computed_again(
 def test_tile_size_and_threads_do_not_change_the_results(finished, tmp_path, no_figures):
     threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(1)
+        torch.set_num_threads(3)
         run(dataclasses.replace(TINY, tile_rows=7), tmp_path / "run")
     finally:
         torch.set_num_threads(threads)
@@ -391,8 +367,8 @@ def test_a_costly_tile_is_trained_in_several_calls(condition, monkeypatch):
 
     monkeypatch.setattr(training, "train_sweep", spy)
     whole = training.tile_trainer(config)(tile)
-    monkeypatch.setattr(training, "_LEAST_PER_CALL", 16)
-    monkeypatch.setattr(training, "_WORK_PER_CALL", 0)
+    monkeypatch.setitem(training._LEAST_PER_CALL, "cpu", 16)
+    monkeypatch.setitem(training._WORK_PER_CALL, "cpu", 0)
     parts = training.tile_trainer(config)(tile)
     assert sizes == [60, 16, 16, 16, 12]
     assert all(np.array_equal(parts[name], whole[name]) for name in whole)
@@ -423,6 +399,20 @@ def test_bad_setting_is_named(change, named):
     with pytest.raises(InputError, match=f"^{named} must") as error:
         dataclasses.replace(TINY, **change).checked()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_device_that_is_missing_is_one_sentence():
+    with pytest.raises(BackendError, match=r"^device must be cpu here, got cuda: \S.*\S$"):
+        dataclasses.replace(TINY, device="cuda").checked()
+
+
+def test_tiles_on_a_card_hold_enough_networks():
+    small = TrainabilityConfig(resolution=64, device="cuda")
+    assert small.rows_per_tile * 64 >= 2**17 and small.tile_count == 1
+    large = TrainabilityConfig(resolution=4096, device="cuda")
+    assert (large.rows_per_tile, large.tile_count) == (32, 128)
+    assert TrainabilityConfig(resolution=4096).rows_per_tile == 4
 
 
 def test_memory_refusal_says_what_it_would_need(monkeypatch):

@@ -2,9 +2,7 @@ import dataclasses
 import itertools
 import json
 import math
-import multiprocessing
 import os
-import signal
 import statistics
 from functools import partial
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from kills import killing_at, run_until_killed
 from PIL import Image
 
 from fractalkern.cli import main
@@ -23,20 +22,21 @@ from fractalkern.errors import InputError
 from fractalkern.experiments.settings import from_toml
 from fractalkern.experiments.trainability import training
 from fractalkern.experiments.trainability.config import Condition
-from fractalkern.experiments.zoom import figures, table
+from fractalkern.experiments.zoom import figures, report, table
 from fractalkern.experiments.zoom import measure as measure_module
 from fractalkern.experiments.zoom import run as run_module
 from fractalkern.experiments.zoom.config import ZoomConfig, quick
 from fractalkern.experiments.zoom.frames import Frame, frame_path, load_path
-from fractalkern.experiments.zoom.measure import measure
+from fractalkern.experiments.zoom.measure import Measured, measure
 from fractalkern.experiments.zoom.rounding import flipped
-from fractalkern.experiments.zoom.run import run, zoom
+from fractalkern.experiments.zoom.run import Level, Zoom, run, zoom
 from fractalkern.experiments.zoom.windows import (
     about_final,
     densest_window,
     random_window,
     smaller_side,
 )
+from fractalkern.scaling import joint_dimension
 from fractalkern.sweeps.store import Store
 
 TINY = ZoomConfig(
@@ -123,7 +123,7 @@ def test_results_follow_from_the_frames(finished):
             assert entry["measured"]["boundary_cells"] == int(boundary(frame.converged).sum())
             ours = entry["measured"]["dimension"]
             if ours is not None:
-                assert ours == float(estimate_dimension(frame.converged))
+                assert ours == float(estimate_dimension(frame.converged, null=None))
     for level in (1, 2):
         row = found["levels"][level]
         entries = [by_place[path, level] for path in (0, 1)]
@@ -138,6 +138,44 @@ def test_results_follow_from_the_frames(finished):
             slopes = [s for m in used for s in m["published_slopes"]]
             assert row["published"] == statistics.median(slopes)
     assert found["levels"][0]["low"] is None
+
+
+def _zoom_with(measured):
+    """A path whose frames were measured so; nothing is computed."""
+    levels = [
+        Level(0, i, FIRST, 0.5, each, flipped=0.0, trusted=True) for i, each in enumerate(measured)
+    ]
+    return Zoom(TINY, tuple(levels), {}, compute_seconds=0.0, seconds=0.0)
+
+
+def test_frames_with_an_interval_are_fitted_together(tmp_path):
+    frames = [
+        Measured(100, dimension=d, stderr=0.05, ci_low=d - 0.1, ci_high=d + 0.1)
+        for d in (1.2, 1.4, 1.6)
+    ]
+    found = _zoom_with([*frames, Measured(100, dimension=1.9, stderr=0.001)])
+    content, text = report.results(found), report.text(found, tmp_path)
+    expected = joint_dimension(torch.tensor([1.2, 1.4, 1.6]), torch.full((3,), 0.05))
+    assert content["joint_fit"] == pytest.approx(dataclasses.asdict(expected))
+    assert content["no_joint_fit_because"] is None
+    assert "D, all frames together: 1.400, 95 % interval 0.903 to 1.897" in text
+    assert (
+        "they differ by 0.194 beyond their errors (p = 0.000 under one dimension for all)" in text
+    )
+    assert "from the 3 frames that have an interval of their own" in text
+
+
+@pytest.mark.parametrize("lacking", [0, 3])
+def test_too_few_intervals_give_no_joint_fit(lacking, tmp_path):
+    one = Measured(100, dimension=1.2, stderr=0.05, ci_low=1.1, ci_high=1.3)
+    none = Measured(100, dimension=1.9, stderr=0.001)
+    found = _zoom_with([one] * (1 if lacking == 0 else 2) + [none] * lacking)
+    count = len(found.levels)
+    reason = f"{count - lacking} of {count} frames with a dimension have an interval of their own"
+    content = report.results(found)
+    assert (content["joint_fit"], content["no_joint_fit_because"]) == (None, reason)
+    text = report.text(found, tmp_path)
+    assert f"D, all frames together: no honest interval, because {reason}" in text
 
 
 def test_measure_by_both_estimators():
@@ -321,17 +359,7 @@ def test_a_view_without_boundary_ends_at_once(tmp_path, no_figures):
 
 
 def _sitting(out, kill_at):
-    events = 0
-    replace = os.replace
-
-    def counted(*arguments, **options):
-        nonlocal events
-        events += 1
-        if events == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return replace(*arguments, **options)
-
-    os.replace = counted
+    os.replace = killing_at(kill_at)(os.replace)
     measure_module.estimate_dimension = partial(estimate_dimension, null=None)
     run_module.figures.overview = lambda *_: b""
     run(TINY, Path(out))
@@ -339,12 +367,8 @@ def _sitting(out, kill_at):
 
 def test_killed_it_goes_on_to_the_same_bytes(finished, tmp_path, no_figures):
     out, counts = tmp_path / "run", []
-    context = multiprocessing.get_context("forkserver")
     for kill_at in (5, 7, 9, 12):
-        child = context.Process(target=_sitting, args=(str(out), kill_at))
-        child.start()
-        child.join(60)
-        assert child.exitcode == -signal.SIGKILL
+        run_until_killed(_sitting, str(out), kill_at)
         with Store(out, "zoom", run_module._identity(TINY)) as store:
             assert store.damaged == []
             counts.append(len(store.finished()))

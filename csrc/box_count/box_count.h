@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "common/cuda_stream.h"
 #include "common/parallel.h"
 
 namespace fractalkern {
@@ -29,6 +30,12 @@ int64_t box_count_origins(int64_t size, int64_t offsets);
 // one size are the Cartesian product of its origins along each axis, the last axis fastest.
 int64_t box_count_grids(int dims, const int64_t* sizes, int64_t size_count, int64_t offsets);
 
+// Are all sizes powers of two, from one origin? These have a quicker way.
+bool box_count_is_pyramid(const BoxCount& problem);
+
 void box_count_cpu(const BoxCount& problem, const Parallel& parallel);
+
+// `mask` and `counts` in device memory, `sizes` on the host. Reads of `sizes` end with the call.
+void box_count_cuda(const BoxCount& problem, const CudaStream& stream);
 
 }  // namespace fractalkern

@@ -22,11 +22,13 @@ int64_t box_count_grids(int dims, const int64_t* sizes, int64_t size_count, int6
   return total;
 }
 
+bool box_count_is_pyramid(const BoxCount& problem) {
+  return problem.offsets == 1 && std::all_of(problem.sizes, problem.sizes + problem.size_count,
+                                             [](int64_t size) { return (size & (size - 1)) == 0; });
+}
+
 void box_count_cpu(const BoxCount& problem, const Parallel& parallel) {
-  const bool pyramid =
-      problem.offsets == 1 && std::all_of(problem.sizes, problem.sizes + problem.size_count,
-                                          [](int64_t size) { return (size & (size - 1)) == 0; });
-  if (pyramid) {
+  if (box_count_is_pyramid(problem)) {
     count_powers_of_two(problem, parallel);
   } else {
     count_any_sizes(problem, parallel);

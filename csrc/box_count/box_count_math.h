@@ -5,11 +5,8 @@
 
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define FRACTALKERN_HOST_DEVICE __host__ __device__ __forceinline__
-#else
-#define FRACTALKERN_HOST_DEVICE inline __attribute__((always_inline))
-#endif
+#include "common/boxes.h"
+#include "common/host_device.h"
 
 namespace fractalkern {
 
@@ -39,8 +36,42 @@ FRACTALKERN_HOST_DEVICE constexpr int64_t portable_popcount(uint64_t word) {
   return static_cast<int64_t>((word * 0x0101010101010101ull) >> 56);
 }
 
-FRACTALKERN_HOST_DEVICE constexpr int64_t ceil_div(int64_t a, int64_t b) {
-  return a / b + (a % b != 0);
+// Which of the four bytes of `word` are not zero: bits 28 to 31, the lowest byte first. The lower
+// bits are rubbish.
+FRACTALKERN_HOST_DEVICE constexpr uint32_t nonzero_bytes(uint32_t word) {
+  const uint32_t top = (((word & 0x7f7f7f7fu) + 0x7f7f7f7fu) | word) & 0x80808080u;
+  return top * 0x00204081u;  // four copies, each top bit 7 places from its neighbour's
+}
+
+// The same for 16 bytes, little-endian in four words: bits 0 to 15.
+FRACTALKERN_HOST_DEVICE constexpr uint32_t pack_16_bytes(uint32_t w0, uint32_t w1, uint32_t w2,
+                                                         uint32_t w3) {
+  uint32_t bits = nonzero_bytes(w3) >> 28;
+  bits = (bits << 4) | (nonzero_bytes(w2) >> 28);
+  bits = (bits << 4) | (nonzero_bytes(w1) >> 28);
+  return (bits << 4) | (nonzero_bytes(w0) >> 28);
+}
+
+// `low` and `high` are 128 neighbouring bits, of which bit p tells of the cells [p, p + window).
+// Bit p of the result tells of [p, p + size), for window <= size <= window + 64.
+FRACTALKERN_HOST_DEVICE constexpr uint64_t widen(uint64_t low, uint64_t high, int64_t window,
+                                                 int64_t size) {
+  while (window < size) {
+    const int64_t shift = window <= size - window ? window : size - window;
+    if (shift == 64) return low | high;
+    low |= (low >> shift) | (high << (64 - shift));
+    high |= high >> shift;
+    window += shift;
+  }
+  return low;
+}
+
+// Bits b of a word, whose bit 0 is cell `first`, with first + b + origin a multiple of size <= 64.
+FRACTALKERN_HOST_DEVICE constexpr uint64_t box_starts(int64_t first, int64_t origin, int64_t size) {
+  const int64_t past = (first + origin) % size;  // of the last start; negative for a negative cell
+  uint64_t starts = 1;
+  for (int64_t period = size; period < 64; period *= 2) starts |= starts << period;
+  return starts << (past > 0 ? size - past : -past);
 }
 
 // Does row [.., 64 * words] hold a set bit in [begin, end)?

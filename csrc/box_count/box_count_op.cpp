@@ -1,4 +1,4 @@
-// Op schema and CPU registration of box_count.
+// Op schema and registrations of box_count.
 #include <vector>
 
 #include "box_count/box_count.h"
@@ -44,7 +44,12 @@ Tensor box_count(const Tensor& mask, int64_t spatial_dims, const std::vector<int
 
   Tensor counts = torch::stable::new_empty(contiguous, {problem.batch, grids}, ScalarType::Long);
   problem.counts = static_cast<int64_t*>(counts.data_ptr());
-  box_count_cpu(problem, torch_parallel());
+  if (mask.is_cuda()) {
+    const CudaStream stream = cuda_stream_of(mask, "box_count");
+    if constexpr (kCudaBuilt) box_count_cuda(problem, stream);
+  } else {
+    box_count_cpu(problem, torch_parallel());
+  }
   return counts;
 }
 
@@ -57,6 +62,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fractalkern, library) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fractalkern, CPU, library) {
+  library.impl("box_count", TORCH_BOX(&box_count));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fractalkern, CUDA, library) {
   library.impl("box_count", TORCH_BOX(&box_count));
 }
 

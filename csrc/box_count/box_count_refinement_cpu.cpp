@@ -585,14 +585,9 @@ void count_any_sizes(const BoxCount& p, const Parallel& parallel) {
 
       LastAxis last{size, cells, p.mixed, p.crop, origins_of(size, p.offsets), {}};
       if (size < 64) {
-        for (const int64_t origin : last.origins) {
-          for (int64_t w = 0; w < size; ++w) {
-            uint64_t starts = 0;
-            for (int64_t b = 0; b < 64; ++b)
-              starts |= static_cast<uint64_t>((64 * w + b + origin) % size == 0) << b;
-            last.starts.push_back(starts);
-          }
-        }
+        for (const int64_t origin : last.origins)
+          for (int64_t w = 0; w < size; ++w)
+            last.starts.push_back(box_starts(64 * w, origin, size));
       }
       std::array<Boxes, kBoxCountMaxDims> boxes;
       for (int k = 0; k < array.axes; ++k) {

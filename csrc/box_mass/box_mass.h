@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "common/cuda_stream.h"
 #include "common/parallel.h"
 
 namespace fractalkern {
@@ -36,6 +37,9 @@ int64_t box_mass_boxes(int dims, const int64_t* shape, const int64_t* sizes, int
 
 void box_mass_cpu(const BoxMass& problem, const Parallel& parallel);
 
+// Weights and masses in device memory, `sizes` on the host. Reads of `sizes` end with the call.
+void box_mass_cuda(const BoxMass& problem, const CudaStream& stream);
+
 // Over all positions of a box that lies wholly inside the array.
 struct GlidingMass {
   Weights weights;       // not doubles
@@ -46,5 +50,6 @@ struct GlidingMass {
 };
 
 void gliding_mass_cpu(const GlidingMass& problem, const Parallel& parallel);
+void gliding_mass_cuda(const GlidingMass& problem, const CudaStream& stream);
 
 }  // namespace fractalkern

@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "box_mass/box_mass.h"
+#include "box_mass/box_mass_grids.h"
+#include "common/boxes.h"
 #include "common/instruction_set.h"
 
 namespace fractalkern {
@@ -15,17 +17,6 @@ namespace {
 using Shape = std::array<int64_t, kBoxMassMaxDims>;
 
 constexpr int64_t kTaskElements = 1 << 15;
-
-int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
-
-// Distinct origins along an axis, ascending.
-std::vector<int64_t> origins_of(int64_t size, int64_t offsets) {
-  const int64_t count = offsets == 0 ? size : std::min(size, offsets);
-  std::vector<int64_t> origins(static_cast<size_t>(count));
-  for (int64_t j = 0; j < count; ++j)
-    origins[static_cast<size_t>(j)] = static_cast<int64_t>(static_cast<__int128>(j) * size / count);
-  return origins;
-}
 
 // Boxes [begin, end) of one grid, counted over the rows along the last axis of all its items.
 template <class Source, class Mass>
@@ -134,36 +125,11 @@ void sum(const ByteRun& run) { kByteRun.active()(run); }
 void sum(const IntegerRun& run) { kIntegerRun.active()(run); }
 void sum(const DoubleRun& run) { kDoubleRun.active()(run); }
 
-// The grids of one size; its origins are the same along every axis.
-struct SizeGrids {
-  int64_t size;
-  std::vector<int64_t> origins;
-  std::vector<int64_t> columns;  // of each grid, within a row of the result
-};
-
 // Index of the grid whose origin number along axis k is index[k].
 int64_t grid_index(const Shape& index, int dims, int64_t origins) {
   int64_t grid = 0;
   for (int k = 0; k < dims; ++k) grid = grid * origins + index[k];
   return grid;
-}
-
-int64_t boxes_along(int64_t cells, int64_t origin, int64_t size) {
-  return ceil_div(cells + origin, size);
-}
-
-// For each origin of `coarse` the number of the origin of `fine` that it nests on; empty if the
-// boxes do not nest.
-std::vector<int64_t> nesting(const SizeGrids& fine, const SizeGrids& coarse) {
-  std::vector<int64_t> indices;
-  if (coarse.size % fine.size != 0) return indices;
-  for (const int64_t origin : coarse.origins) {
-    const auto found =
-        std::lower_bound(fine.origins.begin(), fine.origins.end(), origin % fine.size);
-    if (found == fine.origins.end() || *found != origin % fine.size) return {};
-    indices.push_back(found - fine.origins.begin());
-  }
-  return indices;
 }
 
 template <class Source, class Mass>

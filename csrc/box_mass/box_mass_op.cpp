@@ -1,4 +1,4 @@
-// Op schemas and CPU registration of box_mass and gliding_mass.
+// Op schemas and registrations of box_mass and gliding_mass.
 #include <algorithm>
 #include <vector>
 
@@ -60,7 +60,12 @@ Tensor box_mass(const Tensor& weights, int64_t spatial_dims, const std::vector<i
   Tensor masses = torch::stable::new_empty(contiguous, {problem.weights.batch, boxes},
                                            integers ? ScalarType::Long : ScalarType::Double);
   problem.masses = masses.data_ptr();
-  box_mass_cpu(problem, torch_parallel());
+  if (weights.is_cuda()) {
+    const CudaStream stream = cuda_stream_of(weights, "box_mass");
+    if constexpr (kCudaBuilt) box_mass_cuda(problem, stream);
+  } else {
+    box_mass_cpu(problem, torch_parallel());
+  }
   return masses;
 }
 
@@ -77,7 +82,12 @@ Tensor gliding_mass(const Tensor& weights, int64_t spatial_dims,
   Tensor moments = torch::stable::new_empty(
       contiguous, {problem.weights.batch, problem.size_count, 4}, ScalarType::Long);
   problem.moments = static_cast<int64_t*>(moments.data_ptr());
-  gliding_mass_cpu(problem, torch_parallel());
+  if (weights.is_cuda()) {
+    const CudaStream stream = cuda_stream_of(weights, "gliding_mass");
+    if constexpr (kCudaBuilt) gliding_mass_cuda(problem, stream);
+  } else {
+    gliding_mass_cpu(problem, torch_parallel());
+  }
   return moments;
 }
 
@@ -89,6 +99,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fractalkern, library) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fractalkern, CPU, library) {
+  library.impl("box_mass", TORCH_BOX(&box_mass));
+  library.impl("gliding_mass", TORCH_BOX(&gliding_mass));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fractalkern, CUDA, library) {
   library.impl("box_mass", TORCH_BOX(&box_mass));
   library.impl("gliding_mass", TORCH_BOX(&gliding_mass));
 }

@@ -29,9 +29,10 @@ Tensor allocate(std::initializer_list<int64_t> shape, ScalarType dtype) {
   const int32_t code = dtype == ScalarType::Double  ? aoti_torch_dtype_float64()
                        : dtype == ScalarType::Float ? aoti_torch_dtype_float32()
                                                     : aoti_torch_dtype_int64();
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()),
-                                                         shape.begin(), strides, code,
-                                                         aoti_torch_device_type_cpu(), 0, &handle));
+  const auto dims = static_cast<int64_t>(shape.size());
+  const int error = aoti_torch_empty_strided(dims, shape.begin(), strides, code,
+                                             aoti_torch_device_type_cpu(), 0, &handle);
+  STD_TORCH_CHECK(error == 0, "power_iteration: torch could not allocate a result");
   return Tensor(handle);
 }
 

@@ -4,26 +4,17 @@
 #include "box_count/box_count.h"
 
 #include <algorithm>
-#include <memory>
-#include <sstream>
 #include <string>
 #include <vector>
 
+#include "tests/box_count_problems.h"
+#include "tests/grids.h"
 #include "tests/testing.h"
 
 namespace fractalkern::testing {
 namespace {
 
 constexpr int kProblems = 300;
-
-// Walks the indices below `limits` in row-major order; false after the last one.
-bool advance(std::vector<int64_t>& index, const std::vector<int64_t>& limits) {
-  for (size_t k = index.size(); k-- > 0;) {
-    if (++index[k] < limits[k]) return true;
-    index[k] = 0;
-  }
-  return false;
-}
 
 bool counts_as_touched(const BoxCount& p, const uint8_t* mask, const std::vector<int64_t>& start,
                        int64_t size) {
@@ -44,80 +35,29 @@ bool counts_as_touched(const BoxCount& p, const uint8_t* mask, const std::vector
 }
 
 std::vector<int64_t> brute_force(const BoxCount& p) {
-  const auto dims = static_cast<size_t>(p.dims);
+  const std::vector<int64_t> shape(p.shape, p.shape + p.dims);
   int64_t cells = 1;
-  for (size_t k = 0; k < dims; ++k) cells *= p.shape[k];
+  for (const int64_t side : shape) cells *= side;
   std::vector<int64_t> counts;
   for (int64_t item = 0; item < p.batch; ++item) {
     for (int64_t s = 0; s < p.size_count; ++s) {
       const int64_t size = p.sizes[s];
-      std::vector<int64_t> origins;
-      const int64_t steps = p.offsets == 0 ? size : p.offsets;
-      for (int64_t j = 0; j < steps; ++j)
-        if (origins.empty() || origins.back() != j * size / steps)
-          origins.push_back(j * size / steps);
-      std::vector<int64_t> grid(dims), grids(dims, static_cast<int64_t>(origins.size()));
-      do {
-        std::vector<int64_t> box(dims), boxes(dims), start(dims);
-        for (size_t k = 0; k < dims; ++k)
-          boxes[k] = (p.shape[k] + origins[static_cast<size_t>(grid[k])] + size - 1) / size;
+      for_each_grid(shape.size(), size, p.offsets, [&](const std::vector<int64_t>& origin) {
         int64_t count = 0;
-        do {
-          for (size_t k = 0; k < dims; ++k)
-            start[k] = box[k] * size - origins[static_cast<size_t>(grid[k])];
+        for_each_box(shape, origin, size, [&](const std::vector<int64_t>& start) {
           count += counts_as_touched(p, p.mask + item * cells, start, size);
-        } while (advance(box, boxes));
+        });
         counts.push_back(count);
-      } while (advance(grid, grids));
+      });
     }
   }
   return counts;
 }
 
-std::string describe(const BoxCount& p) {
-  std::ostringstream text;
-  text << "batch " << p.batch << ", shape";
-  for (int k = 0; k < p.dims; ++k) text << ' ' << p.shape[k];
-  text << ", sizes";
-  for (int64_t s = 0; s < p.size_count; ++s) text << ' ' << p.sizes[s];
-  text << ", offsets " << p.offsets << ", mixed " << p.mixed << ", crop " << p.crop;
-  return text.str();
-}
-
 void check_random_problem(Random& random, const std::string& instruction_set) {
-  BoxCount p{};
-  p.dims = static_cast<int>(1 + random.below(kBoxCountMaxDims));
-  p.batch = random.below(4);
-  const int64_t longest[] = {700, 150, 40, 12, 7};
-  int64_t cells = 1, side = 1;
-  for (int k = 0; k < p.dims; ++k) {
-    p.shape[k] = 1 + random.below(longest[p.dims - 1]);
-    if (random.below(4) == 0) p.shape[k] = std::min<int64_t>(p.shape[k], 1 + random.below(4));
-    cells *= p.shape[k];
-    side = std::max(side, p.shape[k]);
-  }
-  std::vector<int64_t> sizes;
-  const bool powers = random.below(2) == 0;
-  for (int64_t i = 1 + random.below(4); i > 0; --i)
-    sizes.push_back(powers ? int64_t{1} << random.below(10) : 1 + random.below(side + 2));
-  p.sizes = sizes.data();
-  p.size_count = static_cast<int64_t>(sizes.size());
-  p.offsets = powers && random.below(3) > 0 ? 1 : random.below(5);
-  p.mixed = random.below(2) == 0;
-  p.crop = random.below(2) == 0;
-  const int64_t grids = box_count_grids(p.dims, p.sizes, p.size_count, p.offsets);
-  if (grids > 400) return check_random_problem(random, instruction_set);
-
-  const auto mask = std::make_unique<uint8_t[]>(static_cast<size_t>(p.batch * cells + 1));
-  const int64_t rarity = int64_t{1} << random.below(9);
-  for (int64_t i = 0; i < p.batch * cells; ++i)
-    mask[static_cast<size_t>(i + 1)] =
-        random.below(rarity) == 0 ? static_cast<uint8_t>(1 + random.below(255)) : uint8_t{0};
-  p.mask = mask.get() + 1;
-  std::vector<int64_t> counts(static_cast<size_t>(p.batch * grids), -1);
-  p.counts = counts.data();
-  box_count_cpu(p, thread_parallel(1 + random.below(3)));
-  CHECK(counts == brute_force(p), instruction_set, describe(p));
+  OwnedBoxCount owned = random_box_count(random);
+  box_count_cpu(owned.problem, thread_parallel(1 + random.below(3)));
+  CHECK(owned.counts == brute_force(owned.problem), instruction_set, describe(owned.problem));
 }
 
 }  // namespace

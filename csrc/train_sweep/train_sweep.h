@@ -2,8 +2,10 @@
 // fractalkern/ops/train_sweep.py for the model and the meaning of every result.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
+#include "common/cuda_stream.h"
 #include "common/parallel.h"
 
 namespace fractalkern {
@@ -44,11 +46,34 @@ struct TrainSweepArgs {
   T* history;          // [steps, P] or nullptr
 };
 
+// tanh(sqrt(2) z) and sqrt(2) relu(z) = relu(sqrt(2) z): one factor on x serves both.
+template <class T>
+T input_scale(const TrainSweepArgs<T>& args) {
+  const double gain = args.activation == Activation::kIdentity ? 1.0 : std::sqrt(2.0);
+  return static_cast<T>(gain / std::sqrt(static_cast<double>(args.inputs)));
+}
+
 void train_sweep_cpu(const TrainSweepArgs<double>& args, const Parallel& parallel);
 void train_sweep_cpu(const TrainSweepArgs<float>& args, const Parallel& parallel);
+
+// What does a network's arithmetic on a GPU. Results differ between these by rounding.
+enum class SweepUnit {
+  kFastest,
+  kMultiplyAdd,  // one output, up to 32 inputs and hidden units
+  kTensorCore,   // the same in float64
+  kAnyShape,
+};
+
+// All arrays in device memory.
+void train_sweep_cuda(const TrainSweepArgs<double>& args, const CudaStream& stream,
+                      SweepUnit unit = SweepUnit::kFastest);
+void train_sweep_cuda(const TrainSweepArgs<float>& args, const CudaStream& stream,
+                      SweepUnit unit = SweepUnit::kFastest);
 
 // The kernel's own tanh, for tests: out[i] = tanh(in[i]).
 void vector_tanh_cpu(const double* in, double* out, int64_t size);
 void vector_tanh_cpu(const float* in, float* out, int64_t size);
+void vector_tanh_cuda(const double* in, double* out, int64_t size, const CudaStream& stream);
+void vector_tanh_cuda(const float* in, float* out, int64_t size, const CudaStream& stream);
 
 }  // namespace fractalkern

@@ -22,6 +22,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/host_device.h"
 #include "common/instruction_set.h"
 #include "common/simd.h"
 #include "train_sweep/train_sweep.h"
@@ -53,13 +54,6 @@ struct WorkerArgs {
   const Shared<T>& shared;
   T* workspace;  // workspace_lanes(args) scalars per lane, for kMaxLanes lanes
 };
-
-// tanh(sqrt(2) z) and sqrt(2) relu(z) = relu(sqrt(2) z): one factor on x serves both.
-template <class T>
-T input_scale(const TrainSweepArgs<T>& args) {
-  const double gain = args.activation == Activation::kIdentity ? 1.0 : std::sqrt(2.0);
-  return static_cast<T>(gain / std::sqrt(static_cast<double>(args.inputs)));
-}
 
 template <class T>
 int64_t workspace_vectors(const TrainSweepArgs<T>& args) {

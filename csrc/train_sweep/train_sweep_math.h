@@ -3,7 +3,8 @@
 //
 // Included once per target, inside namespace fractalkern::FRACTALKERN_ISA, with FRACTALKERN_MATH
 // the specifiers of its functions (common/each_instruction_set.h); hence no include guard. Needs
-// <cmath> and <cstdint>.
+// <cmath>, <cstdint> and common/host_device.h. Includers may declare overloads of at_most(),
+// take_out() and divide() for their types before it.
 
 namespace fractalkern::FRACTALKERN_ISA {
 
@@ -34,8 +35,11 @@ struct TanhConstants<double> {
   static constexpr int64_t kInverseBits = int64_t{2 * 1023} << 52;  // less those of 2^k: of 2^-k
   // Relative error of B: 3e-18.
   static constexpr int kDegree = 4;
-  static constexpr double kC[] = {0x1.5555555555553p-2, -0x1.6c16c16c0abe6p-6, 0x1.1566ab5c0cca8p-9,
-                                  -0x1.bbd53204bb10fp-13, 0x1.63f262586d051p-16};
+  static FRACTALKERN_MATH double coefficient(int power) {
+    constexpr double kC[] = {0x1.5555555555553p-2, -0x1.6c16c16c0abe6p-6, 0x1.1566ab5c0cca8p-9,
+                             -0x1.bbd53204bb10fp-13, 0x1.63f262586d051p-16};
+    return kC[power];
+  }
 };
 template <>
 struct TanhConstants<float> {
@@ -48,13 +52,41 @@ struct TanhConstants<float> {
   static constexpr int32_t kInverseBits = int32_t{2 * 127} << 23;
   // Relative error of B: 7e-9.
   static constexpr int kDegree = 1;
-  static constexpr float kC[] = {0x1.555546p-2f, -0x1.6b0cd8p-6f};
+  static FRACTALKERN_MATH float coefficient(int power) {
+    constexpr float kC[] = {0x1.555546p-2f, -0x1.6b0cd8p-6f};
+    return kC[power];
+  }
 };
 
 // min(x, limit); a NaN stays NaN.
 template <class Real>
 FRACTALKERN_MATH Real at_most(Real x, typename RealTraits<Real>::Scalar limit) {
   return x > limit ? Real{} + limit : x;
+}
+
+// Splits tanh as fast_tanh() explains: t, and the numerator of the remainder.
+template <class Real>
+FRACTALKERN_MATH void take_out(Real r, Real b, Real rho, Real& t, Real& numerator) {
+  using Scalar = typename RealTraits<Real>::Scalar;
+  const Real root = Scalar(1) - r;
+  const Real cross = r * root;
+  t = root - cross;
+  numerator = cross * b + ((root + Scalar(2)) + t) * rho;
+}
+
+// numerator /= denominator. Two values share one division, the slowest operation: a / b and c / d
+// from 1 / (b d). Hence a NaN makes its neighbour NaN too: callers must not tell one from two, as
+// the network's loss and gradient do not.
+template <int kCount, class Real>
+FRACTALKERN_MATH void divide(Real (&numerator)[kCount], const Real (&denominator)[kCount]) {
+  using Scalar = typename RealTraits<Real>::Scalar;
+  FRACTALKERN_UNROLL
+  for (int i = 0; i + 1 < kCount; i += 2) {
+    const Real inverse = Scalar(1) / (denominator[i] * denominator[i + 1]);
+    numerator[i] *= denominator[i + 1] * inverse;
+    numerator[i + 1] *= denominator[i] * inverse;
+  }
+  if constexpr (kCount % 2 == 1) numerator[kCount - 1] /= denominator[kCount - 1];
 }
 
 // tanh of kCount independent values, in place. With |x| = k ln(2)/2 + rho, s = 2^k and
@@ -67,10 +99,8 @@ FRACTALKERN_MATH Real at_most(Real x, typename RealTraits<Real>::Scalar limit) {
 // Absolute error below 4e-16; at most 2 ulp for |x| >= 0.25 (float64).
 //
 // Each value is one chain of some thirty dependent operations: the stages run over all values in
-// turn so that the chains overlap within the scheduler's window. Two values share one division, the
-// slowest operation: a / b and c / d from 1 / (b d). Hence a NaN makes its neighbour NaN too:
-// callers must not tell one from two, as the network's loss and gradient do not. Sums are preferred
-// to products: where adders are units of their own, they cost nothing beside the multiply-adds.
+// turn so that the chains overlap within the scheduler's window. Sums are preferred to products:
+// where adders are units of their own, they cost nothing beside the multiply-adds.
 template <int kCount, class Real>
 FRACTALKERN_MATH void fast_tanh(Real (&x)[kCount]) {
   using Scalar = typename RealTraits<Real>::Scalar;
@@ -79,7 +109,7 @@ FRACTALKERN_MATH void fast_tanh(Real (&x)[kCount]) {
   Bits sign[kCount], s_bits[kCount];
   Real shifted[kCount], z[kCount], b[kCount], t[kCount], quotient[kCount], denominator[kCount];
 
-#pragma GCC unroll 8
+  FRACTALKERN_UNROLL
   for (int i = 0; i < kCount; ++i) {
     const Bits bits = __builtin_bit_cast(Bits, x[i]);
     const Bits magnitude = bits & C::kMagnitudeMask;
@@ -87,45 +117,38 @@ FRACTALKERN_MATH void fast_tanh(Real (&x)[kCount]) {
     x[i] = __builtin_bit_cast(Real, magnitude);
     x[i] = at_most(x[i], C::kSaturated);
   }
-#pragma GCC unroll 8
+  FRACTALKERN_UNROLL
   for (int i = 0; i < kCount; ++i) {
     shifted[i] = x[i] * C::kTwoOverLn2 + C::kShift;
     s_bits[i] = __builtin_bit_cast(Bits, shifted[i]) << C::kMantissaBits;
   }
   Real(&rho)[kCount] = x;
-#pragma GCC unroll 8
+  FRACTALKERN_UNROLL
   for (int i = 0; i < kCount; ++i) rho[i] = x[i] - (shifted[i] - C::kShift) * C::kHalfLn2;
-#pragma GCC unroll 8
+  FRACTALKERN_UNROLL
   for (int i = 0; i < kCount; ++i) z[i] = rho[i] * rho[i];
 
-  // B: kC interpolates (rho coth(rho) - 1)/z at the Chebyshev nodes of |rho| <= ln(2)/4.
-#pragma GCC unroll 8
-  for (int i = 0; i < kCount; ++i) b[i] = z[i] * C::kC[C::kDegree] + C::kC[C::kDegree - 1];
-#pragma GCC unroll 8
-  for (int d = C::kDegree - 2; d >= 0; --d)
-#pragma GCC unroll 8
-    for (int i = 0; i < kCount; ++i) b[i] = b[i] * z[i] + C::kC[d];
-#pragma GCC unroll 8
+  // B: the coefficients interpolate (rho coth(rho) - 1)/z at Chebyshev's nodes of |rho| <= ln(2)/4.
+  FRACTALKERN_UNROLL
+  for (int i = 0; i < kCount; ++i)
+    b[i] = z[i] * C::coefficient(C::kDegree) + C::coefficient(C::kDegree - 1);
+  FRACTALKERN_UNROLL
+  for (int d = C::kDegree - 2; d >= 0; --d) {
+    FRACTALKERN_UNROLL
+    for (int i = 0; i < kCount; ++i) b[i] = b[i] * z[i] + C::coefficient(d);
+  }
+  FRACTALKERN_UNROLL
   for (int i = 0; i < kCount; ++i) b[i] = b[i] * z[i] + Scalar(1);
 
-#pragma GCC unroll 8
+  FRACTALKERN_UNROLL
   for (int i = 0; i < kCount; ++i) {
     const Real s = __builtin_bit_cast(Real, s_bits[i]);
     const Real r = __builtin_bit_cast(Real, Bits(C::kInverseBits - s_bits[i]));
-    const Real root = Scalar(1) - r;
-    const Real cross = r * root;
-    t[i] = root - cross;
-    quotient[i] = cross * b[i] + ((root + Scalar(2)) + t[i]) * rho[i];
+    take_out(r, b[i], rho[i], t[i], quotient[i]);
     denominator[i] = s * (b[i] + rho[i]) + (b[i] - rho[i]);
   }
-#pragma GCC unroll 8
-  for (int i = 0; i + 1 < kCount; i += 2) {
-    const Real inverse = Scalar(1) / (denominator[i] * denominator[i + 1]);
-    quotient[i] *= denominator[i + 1] * inverse;
-    quotient[i + 1] *= denominator[i] * inverse;
-  }
-  if constexpr (kCount % 2 == 1) quotient[kCount - 1] /= denominator[kCount - 1];
-#pragma GCC unroll 8
+  divide(quotient, denominator);
+  FRACTALKERN_UNROLL
   for (int i = 0; i < kCount; ++i)
     x[i] = __builtin_bit_cast(Real, __builtin_bit_cast(Bits, t[i] + quotient[i]) | sign[i]);
 }
@@ -133,7 +156,14 @@ FRACTALKERN_MATH void fast_tanh(Real (&x)[kCount]) {
 // The convergence measure of a loss history, accumulated entry by entry.
 class ConvergenceMeter {
  public:
-  FRACTALKERN_MATH void record(double loss, bool in_tail) {
+  // One entry's share of the sums: the same for equal losses.
+  struct Entry {
+    double v;
+    double inverse;
+    bool finite;
+  };
+
+  FRACTALKERN_MATH Entry entry(double loss) {
     const bool finite = std::isfinite(loss);
     const double capped = finite ? loss : kLossCap;
     if (!started_) {
@@ -142,14 +172,20 @@ class ConvergenceMeter {
     }
     const double ratio = capped / first_;
     const double v = ratio > kLossCap ? kLossCap : ratio;
-    sum_ += v;
-    inverse_sum_ += 1.0 / v;
+    return {v, 1.0 / v, finite};
+  }
+
+  FRACTALKERN_MATH void add(const Entry& entry, bool in_tail) {
+    sum_ += entry.v;
+    inverse_sum_ += entry.inverse;
     if (in_tail) {
-      tail_sum_ += v;
+      tail_sum_ += entry.v;
       ++tail_count_;
-      tail_finite_ = tail_finite_ && finite;
+      tail_finite_ = tail_finite_ && entry.finite;
     }
   }
+
+  FRACTALKERN_MATH void record(double loss, bool in_tail) { add(entry(loss), in_tail); }
 
   FRACTALKERN_MATH bool converged(bool published) const {
     return tail_sum_ / static_cast<double>(tail_count_) < 1.0 && (published || tail_finite_);

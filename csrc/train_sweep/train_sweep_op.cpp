@@ -1,4 +1,4 @@
-// torch.ops.fractalkern.train_sweep: schema, guards and the CPU glue.
+// torch.ops.fractalkern.train_sweep: schema, guards and the glue of CPU and CUDA.
 #include <optional>
 #include <string>
 #include <tuple>
@@ -27,6 +27,11 @@ void check_vector(const Tensor& tensor, const char* name, int64_t size) {
                   " must have shape [", size, "]");
 }
 
+void check_device(const Tensor& tensor, const Tensor& x) {
+  STD_TORCH_CHECK(tensor.device() == x.device(),
+                  "train_sweep: all tensors must be on the device of x");
+}
+
 // Contiguous copies where the caller's strides need them; they live as long as the call.
 struct Inputs {
   Tensor x, y, w0, w1, lr0, lr1;
@@ -47,6 +52,7 @@ void check_batches(const Tensor& batches, int64_t steps, int64_t rows) {
   STD_TORCH_CHECK(batches.scalar_type() == ScalarType::Long, "train_sweep: batches must be int64");
   STD_TORCH_CHECK(batches.dim() == 2 && batches.size(0) == steps && batches.size(1) > 0,
                   "train_sweep: batches must have shape [steps, b] with b >= 1");
+  if (batches.is_cuda()) return;  // to read it would wait for the device: the Python layer does
   const auto* row = static_cast<const int64_t*>(batches.data_ptr());
   for (int64_t i = 0; i < batches.numel(); ++i)
     STD_TORCH_CHECK(row[i] >= 0 && row[i] < rows, "train_sweep: batches holds row ", row[i],
@@ -71,7 +77,12 @@ void run(const Inputs& in, TrainSweepArgs<T> args, Tensor& value, Tensor& conver
   args.steps_run = static_cast<int64_t*>(steps_run.data_ptr());
   args.first_loss = static_cast<T*>(first_loss.data_ptr());
   args.history = history.numel() > 0 ? static_cast<T*>(history.data_ptr()) : nullptr;
-  train_sweep_cpu(args, torch_parallel());
+  if (in.x.is_cuda()) {
+    const CudaStream stream = cuda_stream_of(in.x, "train_sweep");
+    if constexpr (kCudaBuilt) train_sweep_cuda(args, stream);
+  } else {
+    train_sweep_cpu(args, torch_parallel());
+  }
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> train_sweep(
@@ -101,6 +112,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> train_sweep(
   for (const auto* tensor : {&offset, &probe})
     STD_TORCH_CHECK(!tensor->has_value() || (*tensor)->scalar_type() == dtype,
                     "train_sweep: all dtypes must equal that of x");
+
+  for (const Tensor* tensor : {&y, &w0, &w1, &lr0, &lr1}) check_device(*tensor, x);
+  for (const auto* tensor : {&batches, &offset, &probe})
+    if (tensor->has_value()) check_device(**tensor, x);
 
   const Inputs in = {torch::stable::contiguous(x),
                      torch::stable::contiguous(y),
@@ -143,18 +158,28 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> train_sweep(
   return {value, converged, final_loss, steps_run, first_loss, losses};
 }
 
+template <class T>
+void run_tanh(const Tensor& in, Tensor& out) {
+  const T* from = static_cast<const T*>(in.data_ptr());
+  T* to = static_cast<T*>(out.data_ptr());
+  if (in.is_cuda()) {
+    const CudaStream stream = cuda_stream_of(in, "vector_tanh");
+    if constexpr (kCudaBuilt) vector_tanh_cuda(from, to, in.numel(), stream);
+  } else {
+    vector_tanh_cpu(from, to, in.numel());
+  }
+}
+
 // Exposes the kernel's tanh to the tests that check its error.
 Tensor vector_tanh(Tensor input) {
   const Tensor in = torch::stable::contiguous(input);
   Tensor out = torch::stable::empty_like(in);
   if (in.scalar_type() == ScalarType::Double) {
-    vector_tanh_cpu(static_cast<const double*>(in.data_ptr()), static_cast<double*>(out.data_ptr()),
-                    in.numel());
+    run_tanh<double>(in, out);
   } else {
     STD_TORCH_CHECK(in.scalar_type() == ScalarType::Float,
                     "vector_tanh: input must be float64 or float32");
-    vector_tanh_cpu(static_cast<const float*>(in.data_ptr()), static_cast<float*>(out.data_ptr()),
-                    in.numel());
+    run_tanh<float>(in, out);
   }
   return out;
 }
@@ -171,6 +196,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fractalkern, library) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fractalkern, CPU, library) {
+  library.impl("train_sweep", TORCH_BOX(&train_sweep));
+  library.impl("vector_tanh", TORCH_BOX(&vector_tanh));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fractalkern, CUDA, library) {
   library.impl("train_sweep", TORCH_BOX(&train_sweep));
   library.impl("vector_tanh", TORCH_BOX(&vector_tanh));
 }

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fractalkern import _native  # noqa: F401  # registers the ops
 from fractalkern.ensemble.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
 from fractalkern.ensemble.optimizers import Layout
+from fractalkern.ops.dense import dense_gradients, dense_outputs
 
 
 class DenseNetworks:
@@ -39,16 +39,12 @@ class DenseNetworks:
 
     def gradients(self, batch: tuple[Tensor, ...], flat: Tensor, grad: Tensor) -> Tensor:
         """Writes the gradients of `flat` `[rows, P]` into `grad`; the losses `[rows]`."""
-        x, y = (tensor.contiguous() for tensor in batch)
-        losses: Tensor = torch.ops.fractalkern.dense_gradients(
-            x, y, flat, grad, self._layout, self._loss.code
-        )
-        return losses
+        x, y = batch
+        return dense_gradients(x, y, flat, grad, self._layout, self._loss.code)
 
     def outputs(self, x: Tensor, flat: Tensor) -> Tensor:
         """`[rows, N, outputs]` for points `[N, d]` of all rows or `[rows, N, d]`."""
-        outputs: Tensor = torch.ops.fractalkern.dense_outputs(x.contiguous(), flat, self._layout)
-        return outputs
+        return dense_outputs(x, flat, self._layout)
 
 
 def dense_networks(template: nn.Module, loss: Any, layouts: list[Layout]) -> DenseNetworks | None:
@@ -71,15 +67,3 @@ def dense_networks(template: nn.Module, loss: Any, layouts: list[Layout]) -> Den
                 return None
             numbers += [module.in_features, module.out_features, *(starts[n] for n in names)]
     return DenseNetworks(numbers, loss)
-
-
-@torch.library.register_fake("fractalkern::dense_outputs")
-def _outputs_fake(x: Tensor, parameters: Tensor, layout: list[int]) -> Tensor:
-    return parameters.new_empty(parameters.shape[0], x.shape[-2], layout[-3])
-
-
-@torch.library.register_fake("fractalkern::dense_gradients")
-def _gradients_fake(
-    x: Tensor, y: Tensor, parameters: Tensor, gradients: Tensor, layout: list[int], loss: int
-) -> Tensor:
-    return parameters.new_empty(parameters.shape[0])

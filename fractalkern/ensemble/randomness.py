@@ -19,53 +19,16 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
-from fractalkern import _native  # noqa: F401  # registers the op
+from fractalkern.ops.dropout_mask import dropout_mask
 
 ORDER_STREAM = 0x6F726472
 DROPOUT_STREAM = 0x64726F70
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _LOW = 0xFFFFFFFF
 
 
 def key_words(seed: int) -> tuple[int, int]:
     """The two words of the key of a seed from 0 to 2^64 - 1."""
     return seed & _LOW, seed >> 32
-
-
-def philox_words(key: Tensor, count: int, call: int, step: int, stream: int) -> Tensor:
-    """Words `[count]`, int64 from 0 to 2^32 - 1, for one key `[2]` of int64; vmap batches it."""
-    blocks = -(-count // 4)
-    c0 = torch.arange(blocks, device=key.device)
-    c1, c2, c3 = (torch.full_like(c0, word) for word in (call, step, stream))
-    k0, k1 = key[0], key[1]
-    for _ in range(10):
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]  # their low 64 bits, as in uint64
-        c0, c2 = (p1 >> 32 & _LOW) ^ c1 ^ k0, (p0 >> 32 & _LOW) ^ c3 ^ k1
-        c1, c3 = p1 & _LOW, p0 & _LOW
-        k0, k1 = k0 + _KEY_STEPS[0] & _LOW, k1 + _KEY_STEPS[1] & _LOW
-    return torch.stack((c0, c1, c2, c3), dim=-1).flatten()[:count]
-
-
-def kept_elements(key: Tensor, count: int, call: int, step: int, p: float) -> Tensor:
-    """Bool `[count]`: which elements a call of dropout leaves; vmap batches it over `key` `[2]`."""
-    threshold = round(p * 2**32)
-    if key.device.type == "cpu":
-        kept: Tensor = torch.ops.fractalkern.dropout_mask(
-            key, count, call, step, DROPOUT_STREAM, threshold
-        )
-        return kept
-    return philox_words(key, count, call, step, DROPOUT_STREAM) >= threshold
-
-
-@torch.library.register_fake("fractalkern::dropout_mask")
-def _fake(keys: Tensor, count: int, call: int, step: int, stream: int, threshold: int) -> Tensor:
-    return keys.new_empty((*keys.shape[:-1], count), dtype=torch.bool)
-
-
-@torch.library.register_vmap("fractalkern::dropout_mask")
-def _batched(info: Any, axes: tuple[Any, ...], keys: Tensor, *numbers: int) -> tuple[Tensor, int]:
-    return torch.ops.fractalkern.dropout_mask(keys.movedim(axes[0], 0), *numbers), 0
 
 
 class _Dropout(TorchFunctionMode):
@@ -94,7 +57,8 @@ class _Dropout(TorchFunctionMode):
     ) -> Tensor:
         if not training or p == 0:
             return input
-        kept = kept_elements(self.key, input.numel(), self.call, self.step, p).view(input.shape)
+        place = self.call, self.step, DROPOUT_STREAM
+        kept = dropout_mask(self.key, input.numel(), *place, round(p * 2**32)).view(input.shape)
         self.call += 1
         return torch.where(kept, input / (1 - p), 0.0) if p < 1 else input * 0
 

@@ -23,10 +23,19 @@ def environment() -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
         "processor": _processor(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": platform.platform(),
         "commit": _commit(),
         "written_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def arithmetic(device: str) -> dict[str, object]:
+    """What the bits of a training depend on besides its settings: the library, and what ran it."""
+    info = fractalkern.build_info()
+    if device == "cuda":
+        return {"fractalkern": info["version"], "gpu": torch.cuda.get_device_name()}
+    return {"fractalkern": info["version"], "instruction_set": info["instruction_set"]}
 
 
 def _processor() -> str:

@@ -4,9 +4,11 @@ import operator
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fractalkern.errors import InputError, InputTypeError
+from fractalkern.ops._inputs import is_capturing
 
 MAX_SPATIAL_DIMS = 5
 
@@ -65,6 +67,13 @@ def checked_sizes(op: str, name: str, sizes: Any, side: int) -> list[int]:
                 f"got {size}"
             )
     return checked
+
+
+def sizes_on(device: torch.device, sizes: list[int]) -> Tensor:
+    """The box sizes as an int64 tensor; a CUDA graph may not copy from the host, but fill."""
+    if torch.compiler.is_compiling() or not is_capturing(device):
+        return torch.tensor(sizes, dtype=torch.int64, device=device)
+    return torch.stack([torch.full((), s, dtype=torch.int64, device=device) for s in sizes])
 
 
 def checked_offsets(op: str, offsets: Any) -> int:

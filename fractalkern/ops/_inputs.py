@@ -49,6 +49,16 @@ def _is_shareable(array: np.ndarray[Any, Any]) -> bool:
     return min(array.strides, default=0) >= 0 and array.dtype.isnative and array.flags.writeable
 
 
+def is_capturing(device: torch.device) -> bool:
+    """Whether the device's current stream records a CUDA graph: no value can be read then."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def values_readable(tensor: Tensor) -> bool:
+    """Whether values can be checked now: neither traced by torch.compile nor captured."""
+    return not torch.compiler.is_compiling() and not is_capturing(tensor.device)
+
+
 def require_shape(op: str, name: str, tensor: Tensor, shape: tuple[int, ...], meaning: str) -> None:
     """Raises unless `tensor` has exactly `shape`; `meaning` names the axes, as in "[D, n]"."""
     if tuple(tensor.shape) != shape:

@@ -17,6 +17,7 @@ from fractalkern.ops._boxes import (
     checked_sizes,
     checked_spatial_dims,
     powers_of_two,
+    sizes_on,
     smallest_side,
 )
 from fractalkern.ops._inputs import INTEGER_DTYPES, as_tensor, require_choice
@@ -119,10 +120,10 @@ def box_count(
     grids = _grids_per_size(box_sizes, origins, dims)
     if not torch.compiler.is_compiling():  # which cannot trace a system call
         what = f"{OP}: offsets={offsets!r}, {sum(grids)} grids a mask,"
-        require_memory(what, 8 * math.prod(batch) * sum(grids))
+        require_memory(what, 8 * math.prod(batch) * sum(grids), cells.device)
 
     arguments = (dims, box_sizes, origins, rule == "mixed", border == "crop")
-    if resolve(backend) == "reference":
+    if resolve(OP, backend, cells.device) == "reference":
         flat = reference_box_count(cells, *arguments)
     else:
         # The kernel reads bytes: any nonzero one is in the set.
@@ -137,7 +138,7 @@ def box_count(
         least = torch.stack([part.amin(-1) for part in parts], -1)
         mean = torch.stack([part.double().mean(-1) for part in parts], -1)
     return BoxCounts(
-        sizes=torch.tensor(box_sizes, dtype=torch.int64, device=cells.device),
+        sizes=sizes_on(cells.device, box_sizes),
         counts=least,
         mean=mean,
         spatial_shape=tuple(spatial),

@@ -18,6 +18,7 @@ from fractalkern.ops._boxes import (
     checked_sizes,
     checked_spatial_dims,
     powers_of_two,
+    sizes_on,
     smallest_side,
 )
 from fractalkern.ops._inputs import FLOAT_DTYPES, INTEGER_DTYPES, as_tensor
@@ -118,14 +119,14 @@ def box_masses(
     boxes = sum(_boxes_of_size(spatial, size, origins) for size in box_sizes)
     if not torch.compiler.is_compiling():  # which cannot trace a system call
         what = f"{OP}: offsets={offsets!r}, {boxes} boxes an array,"
-        require_memory(what, 8 * math.prod(batch) * boxes)
+        require_memory(what, 8 * math.prod(batch) * boxes, cells.device)
 
-    if resolve(backend) == "reference":
+    if resolve("box_mass", backend, cells.device) == "reference":
         flat = reference_box_mass(cells, dims, box_sizes, origins)
     else:
         flat = torch.ops.fractalkern.box_mass(cells.contiguous(), dims, box_sizes, origins)
     return BoxMasses(
-        sizes=torch.tensor(box_sizes, dtype=torch.int64, device=cells.device),
+        sizes=sizes_on(cells.device, box_sizes),
         flat=flat.reshape(*batch, boxes),
         spatial_shape=tuple(spatial),
         offsets=origins,
@@ -190,13 +191,13 @@ def gliding_moments(
         powers_of_two(side) if sizes is None else checked_sizes(GLIDING, "weights", sizes, side)
     )
     batch, spatial = cells.shape[: cells.ndim - dims], cells.shape[cells.ndim - dims :]
-    if resolve(backend) == "reference":
+    if resolve("box_mass", backend, cells.device) == "reference":
         moments = reference_gliding_mass(cells, dims, box_sizes)
     else:
         moments = torch.ops.fractalkern.gliding_mass(cells.contiguous(), dims, box_sizes)
     moments = moments.reshape(*batch, len(box_sizes), 4)
     return GlidingMoments(
-        sizes=torch.tensor(box_sizes, dtype=torch.int64, device=cells.device),
+        sizes=sizes_on(cells.device, box_sizes),
         positions=moments[..., 0],
         mass=moments[..., 1],
         square=moments[..., 2:],

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fractalkern import _native, backends
-from fractalkern.errors import BackendError, InputError, InputTypeError
+from fractalkern.errors import InputError, InputTypeError
 from fractalkern.memory import require_memory
 from fractalkern.ops import _inverse_fft
 from fractalkern.ops._inputs import FLOAT_DTYPES, require_choice, require_shape, seed_of
@@ -112,8 +112,8 @@ def fractal_noise(
         raise InputError(
             f"{OP}: normalize must be one of sample, ensemble or None, got {normalize!r}"
         )
-    name = backends.resolve(backend)
-    dtype, device = _placement(dtype, device, out, [*batches, *sizes], betas, name)
+    dtype, device = _placement(dtype, device, out, [*batches, *sizes], betas)
+    name = backends.resolve(OP, backend, device)
     if not torch.compiler.is_compiling():  # which cannot trace a system call
         width = 8 if dtype == torch.float64 else 4
         require_memory(f"{OP}: the field", 3 * math.prod([*batches, *sizes]) * width)
@@ -249,7 +249,6 @@ def _placement(
     out: Tensor | None,
     shape: list[int],
     betas: Tensor,
-    backend: str,
 ) -> tuple[torch.dtype, torch.device]:
     if dtype is None:
         dtype = torch.get_default_dtype() if out is None else out.dtype
@@ -265,11 +264,6 @@ def _placement(
             raise InputError(f"{OP}: out must be on the device {place}, got {out.device}")
         if betas.requires_grad and torch.is_grad_enabled():
             raise InputError(f"{OP}: out must be None where beta requires a gradient")
-    if backend == "native" and place.type != "cpu":
-        raise BackendError(
-            f'{OP}: the native backend runs on the CPU, got device {place}; backend="reference" '
-            "draws there and moves the field"
-        )
     return dtype, place
 
 

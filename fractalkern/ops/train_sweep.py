@@ -10,7 +10,7 @@ from torch import Tensor
 from fractalkern import _native, backends
 from fractalkern.errors import InputError, InputTypeError
 from fractalkern.memory import require_memory
-from fractalkern.ops._inputs import as_tensor, require_choice, require_shape
+from fractalkern.ops._inputs import as_tensor, require_choice, require_shape, values_readable
 from fractalkern.reference import train_sweep as reference
 
 __all__ = ["SweepResult", "train_sweep"]
@@ -95,9 +95,11 @@ def train_sweep(
             convergence by the average alone, as the original does.
         backend: "native" or "reference"; None: the enclosing `use_backend`, else native.
 
-    Floating arguments share one dtype, float64 or float32, on the CPU, in any strides; NumPy arrays
-    are accepted. Sums over steps are taken in float64. Results are bit-equal for any number of
-    threads, chunking or order of networks on one instruction set. Memory is O(P) without history,
+    Floating arguments share one dtype, float64 or float32, and one device, CPU or CUDA, in any
+    strides; NumPy arrays are accepted. Sums over steps are taken in float64. Results are bit-equal
+    for any number of threads, chunking or order of networks on one instruction set or GPU model.
+    On CUDA the values of the arguments and the first loss are checked, which waits for the device;
+    while a CUDA graph is captured they are not. Memory is O(P) without history,
     time about steps * P * (4 n h + 7 h) * D operations. Not differentiable.
 
     Raises:
@@ -120,11 +122,11 @@ def train_sweep(
     floats = {name: as_tensor(OP, name, value) for name, value in floats.items()}
     batches = None if batches is None else as_tensor(OP, "batches", batches)
     _check_arguments(floats, batches, steps, activation, protocol)
-    name = backends.resolve(backend)
+    name = backends.resolve(OP, backend, floats["x"].device)
     networks, itemsize = floats["lr0"].shape[0], floats["x"].element_size()
     if not torch.compiler.is_compiling():  # which cannot trace a system call
         needed = networks * (2 * itemsize + 9 + history * steps * itemsize)
-        require_memory(f"{OP}: the result", needed)
+        require_memory(f"{OP}: the result", needed, floats["x"].device)
 
     published = protocol == "published"
     operands = [floats[key] for key in ("x", "y", "w0", "w1", "lr0", "lr1")]
@@ -145,7 +147,7 @@ def train_sweep(
     else:
         outputs = torch.ops.fractalkern.train_sweep(*arguments, history, published, True)
         value, converged, final_loss, steps_run, first_loss, losses = outputs
-    if not published and not torch.compiler.is_compiling():
+    if not published and values_readable(first_loss):
         _check_first_loss(first_loss)
     return SweepResult(value, converged, final_loss, steps_run, losses if history else None)
 
@@ -193,8 +195,13 @@ def _check_arguments(
         if k != 1:
             raise InputError(f"{OP}: probe needs a single output, k = 1, got k = {k}")
     if batches is not None:
+        if batches.device != floats["x"].device:
+            raise InputError(
+                f"{OP}: batches must be on the device of x, {floats['x'].device}, "
+                f"got {batches.device}"
+            )
         _check_batches(batches, steps, rows)
-    if not torch.compiler.is_compiling():
+    if values_readable(floats["x"]):
         for name, tensor in floats.items():
             if tensor.isnan().any():
                 raise InputError(f"{OP}: {name} must hold no NaN, got one")
@@ -208,7 +215,7 @@ def _check_batches(batches: Tensor, steps: int, rows: int) -> None:
             f"{OP}: batches must have shape [steps, b] = [{steps}, at least 1], "
             f"got {list(batches.shape)}"
         )
-    if torch.compiler.is_compiling():
+    if not values_readable(batches):
         return
     low, high = int(batches.min()), int(batches.max())
     if low < 0 or high >= rows:

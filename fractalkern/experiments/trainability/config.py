@@ -4,7 +4,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from fractalkern.errors import InputError
+import torch
+
+from fractalkern.backends import no_native_kernel_reason
+from fractalkern.errors import BackendError, InputError
 from fractalkern.memory import require_memory
 from fractalkern.sweeps.grid import log_axis, tile_count
 
@@ -23,6 +26,8 @@ MINIMUM_RESOLUTION = 17
 _MOST_STEPS = 10**9
 # Beyond these powers of ten a rate is not a normal number of its type.
 _EXPONENT_LIMIT = {"float64": 300.0, "float32": 37.0}
+# Enough to fill the largest card several times over, few enough to lose seconds by an interrupt.
+_NETWORKS_OF_A_CARD = 2**17
 # Result arrays, their serialised copy, and the ranks and colours of the picture.
 _BYTES_PER_CELL = 120
 
@@ -50,7 +55,10 @@ class TrainabilityConfig:
     minibatch: int = 16
     """Rows a step in the tanh-minibatch condition."""
     tile_rows: int = 4
-    """Rows of the grid that are computed and stored at once."""
+    """Rows of the grid that are computed and stored at once; on CUDA at least as many as keep a
+    card busy."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """What trains the networks; cuda is torch's current device."""
     protocol: Literal["fixed", "published"] = "fixed"
     """published judges convergence as the original: by the mean loss alone, whatever the first."""
 
@@ -69,15 +77,23 @@ class TrainabilityConfig:
         return self.resolution**2
 
     @property
+    def rows_per_tile(self) -> int:
+        """Rows of a tile."""
+        if self.device == "cuda":
+            return max(self.tile_rows, -(-_NETWORKS_OF_A_CARD // self.resolution))
+        return self.tile_rows
+
+    @property
     def tile_count(self) -> int:
         """Tiles in the grid."""
-        return tile_count(self.resolution, self.tile_rows)
+        return tile_count(self.resolution, self.rows_per_tile)
 
     def checked(self) -> "TrainabilityConfig":
         """Itself.
 
         Raises:
             InputError: a value is out of range, or the run would not fit in memory.
+            BackendError: the device cannot train here.
         """
         for name in ("width", "steps", "minibatch", "tile_rows"):
             if getattr(self, name) < 1:
@@ -91,6 +107,7 @@ class TrainabilityConfig:
             )
         if not 0 <= self.seed < 2**64:
             raise InputError(f"seed must be an integer from 0 to 2^64 - 1, got {self.seed}")
+        _check_device(self.device)
         _check_memory(self)
         _check_axis(self, 0)
         _check_axis(self, 1)
@@ -123,6 +140,16 @@ def _check_axis(config: TrainabilityConfig, axis: int) -> None:
             f"window must be wide enough for {config.resolution} different {config.dtype} rates "
             f"along axis {axis}, got {low} to {high}"
         )
+
+
+def _check_device(device: str) -> None:
+    if device == "cpu":
+        return
+    reason = no_native_kernel_reason("train_sweep", device)
+    if reason is None and not torch.cuda.is_available():
+        reason = f"torch {torch.__version__} finds no CUDA device"
+    if reason is not None:
+        raise BackendError(f"device must be cpu here, got {device}: {reason}")
 
 
 def _check_memory(config: TrainabilityConfig) -> None:

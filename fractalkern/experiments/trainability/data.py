@@ -24,6 +24,11 @@ class Shared:
     w1: Tensor  # [n, 1]
     batches: Tensor | None  # [steps, minibatch]
 
+    def to(self, device: str) -> "Shared":
+        """The same on a device."""
+        x, y, w0, w1 = (tensor.to(device) for tensor in (self.x, self.y, self.w0, self.w1))
+        return Shared(x, y, w0, w1, None if self.batches is None else self.batches.to(device))
+
 
 def shared(config: TrainabilityConfig) -> Shared:
     """N(0, 1) data and weights, uniform rows with replacement, all keyed by the seed."""

@@ -10,8 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from fractalkern import build_info
-from fractalkern.experiments.environment import environment
+from fractalkern.experiments.environment import arithmetic, environment
 from fractalkern.experiments.settings import to_toml
 from fractalkern.experiments.trainability import figures, report
 from fractalkern.experiments.trainability.config import TrainabilityConfig
@@ -59,18 +58,13 @@ def run(config: TrainabilityConfig, out: Path) -> str:
 
 def identity(config: TrainabilityConfig) -> dict[str, object]:
     """Everything that the bits of the results depend on, which a resumed run must share."""
-    info = build_info()
-    return {
-        **dataclasses.asdict(config),
-        "fractalkern": info["version"],
-        "instruction_set": info["instruction_set"],
-    }
+    return {**dataclasses.asdict(config), **arithmetic(config.device)}
 
 
 def _compute(config: TrainabilityConfig, store: Store) -> None:
     n = config.resolution
     finished = store.finished()
-    all_tiles = list(tiles(n, config.tile_rows))
+    all_tiles = list(tiles(n, config.rows_per_tile))
     done = n * sum(tile.stop - tile.start for tile in all_tiles if tile.index in finished)
     with display(f"trainability {config.condition}", Meter(n * n, done, config.steps)) as shown:
         for damage in store.damaged:
@@ -82,7 +76,7 @@ def _assemble(config: TrainabilityConfig, store: Store) -> Grid:
     """All tiles as `[N, N]` arrays, row = second axis, and both axes."""
     n = config.resolution
     grid: Grid = {}
-    for tile in tiles(n, config.tile_rows):
+    for tile in tiles(n, config.rows_per_tile):
         for name, rows in store.load(tile.index).items():
             part = torch.from_numpy(rows)
             if name not in grid:

@@ -1,7 +1,7 @@
 """Trains cells of a grid: whole tiles, or any cells by their rates."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -10,10 +10,13 @@ from fractalkern import train_sweep
 from fractalkern.experiments.trainability.config import TrainabilityConfig
 from fractalkern.experiments.trainability.data import Shared, activation, shared
 from fractalkern.sweeps.grid import Tile, log_axis
-from fractalkern.sweeps.store import Arrays
+
+if TYPE_CHECKING:  # the store's packages are not needed to train
+    from fractalkern.sweeps.store import Arrays
 
 # Floating-point operations and networks of one call of train_sweep; fewer would idle the cores.
-_WORK_PER_CALL, _LEAST_PER_CALL = 5 * 10**10, 128
+_WORK_PER_CALL = {"cpu": 5 * 10**10, "cuda": 10**13}
+_LEAST_PER_CALL = {"cpu": 128, "cuda": 2**14}
 _RESULTS = ("value", "converged", "final_loss", "steps_run")
 
 
@@ -24,11 +27,11 @@ def axes(config: TrainabilityConfig) -> tuple[Tensor, Tensor]:
     return log_axis(low0, high0, n), log_axis(low1, high1, n)
 
 
-def tile_trainer(config: TrainabilityConfig) -> Callable[[Tile], Arrays]:
+def tile_trainer(config: TrainabilityConfig) -> Callable[[Tile], "Arrays"]:
     """A function that trains a tile: the results of `cell_trainer` as `[rows, N]`."""
     train, n = cell_trainer(config), config.resolution
 
-    def compute(tile: Tile) -> Arrays:
+    def compute(tile: Tile) -> "Arrays":
         return {
             name: flat.reshape(-1, n) for name, flat in train(*tile_cells(config, tile)).items()
         }
@@ -36,19 +39,20 @@ def tile_trainer(config: TrainabilityConfig) -> Callable[[Tile], Arrays]:
     return compute
 
 
-def cell_trainer(config: TrainabilityConfig) -> Callable[[Tensor, Tensor], Arrays]:
+def cell_trainer(config: TrainabilityConfig) -> Callable[[Tensor, Tensor], "Arrays"]:
     """A function of the first and second axis' values of P cells (in the training's dtype).
 
     It gives value, converged, final_loss, steps_run `[P]`.
     """
-    data = shared(config)
+    data = shared(config).to(config.device)
 
     # An interrupt is heard between calls: about half a second apart, whatever a tile takes.
     work = config.steps * config.data_rows * 4 * config.width**2
-    size = max(_LEAST_PER_CALL, _WORK_PER_CALL // work)
+    size = max(_LEAST_PER_CALL[config.device], _WORK_PER_CALL[config.device] // work)
 
-    def compute(first: Tensor, second: Tensor) -> Arrays:
-        (x, y, w0, w1, lr0, lr1), options = sweep_arguments(config, data, first, second)
+    def compute(first: Tensor, second: Tensor) -> "Arrays":
+        cells_of = (axis.to(config.device) for axis in (first, second))
+        (x, y, w0, w1, lr0, lr1), options = sweep_arguments(config, data, *cells_of)
         offset = options.pop("offset")
         parts = []
         for start in range(0, len(lr0), size):
@@ -57,7 +61,8 @@ def cell_trainer(config: TrainabilityConfig) -> Callable[[Tensor, Tensor], Array
             rates = lr0[cells], lr1[cells]
             parts.append(train_sweep(x, y, w0, w1, *rates, offset=part, **options))
         return {
-            name: torch.cat([getattr(part, name) for part in parts]).numpy() for name in _RESULTS
+            name: torch.cat([getattr(part, name) for part in parts]).cpu().numpy()
+            for name in _RESULTS
         }
 
     return compute

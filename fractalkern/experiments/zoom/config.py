@@ -52,7 +52,10 @@ class ZoomConfig:
     minibatch: int = 16
     """Rows a step in the tanh-minibatch condition."""
     tile_rows: int = 64
-    """Rows of a frame that are computed and stored at once."""
+    """Rows of a frame that are computed and stored at once; on CUDA at least as many as keep a
+    card busy."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """What trains the networks; cuda is torch's current device."""
     protocol: Literal["fixed", "published"] = "fixed"
     """published judges convergence as the original: by the mean loss alone, whatever the first."""
 
@@ -92,6 +95,7 @@ class ZoomConfig:
             seed=self.seed,
             minibatch=self.minibatch,
             tile_rows=self.tile_rows,
+            device=self.device,
             protocol=self.protocol,
         )
 

@@ -17,7 +17,7 @@ from fractalkern.experiments.zoom.config import ZoomConfig
 from fractalkern.experiments.zoom.rounding import flipped
 from fractalkern.experiments.zoom.windows import Window
 from fractalkern.sweeps.files import write_atomically
-from fractalkern.sweeps.grid import Tile, tile_count, tiles
+from fractalkern.sweeps.grid import Tile, tiles
 from fractalkern.sweeps.progress import Display
 from fractalkern.sweeps.runner import run_tiles
 from fractalkern.sweeps.store import Store
@@ -40,7 +40,7 @@ class FrameStore:
     def __init__(self, config: ZoomConfig, store: Store, shown: Display) -> None:
         self._config, self._store, self._shown = config, store, shown
         # One number more than tiles: that of the test for rounding.
-        self._per_frame = tile_count(config.resolution, config.tile_rows) + 1
+        self._per_frame = config.view(config.first_window).tile_count + 1
 
     def frame(self, path: int, level: int, window: Window) -> Frame:
         """The frame, from the store or computed, also written to frames/."""
@@ -48,7 +48,7 @@ class FrameStore:
         first = self._first_number(path, level)
         numbered = [
             Tile(first + tile.index, tile.start, tile.stop)
-            for tile in tiles(n, self._config.tile_rows)
+            for tile in tiles(n, config.rows_per_tile)
         ]
         run_tiles(self._store, numbered, tile_trainer(config), n, self._shown)
         parts = [self._store.load(tile.index) for tile in numbered]

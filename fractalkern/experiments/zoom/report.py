@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from fractalkern.confidence import mean_interval
 from fractalkern.experiments.zoom.windows import smaller_side
+from fractalkern.scaling import ZoomFit, joint_dimension
 
 if TYPE_CHECKING:
     from fractalkern.experiments.zoom.run import Level, Zoom
@@ -59,6 +62,20 @@ def pooled_published(entries: "list[Level]") -> float | None:
     return statistics.median(slopes) if slopes else None
 
 
+def joint_fit(zoom: "Zoom") -> ZoomFit | str:
+    """One dimension for all frames together, or why there is no honest one.
+
+    It rests on the frames that have an interval of their own, whose error is therefore known. They
+    may speak for the zoom only if they are at least half of the frames with a dimension.
+    """
+    good = used(list(zoom.levels))
+    fitted = [(m.dimension, m.stderr) for m in (e.measured for e in good) if m.ci_low is not None]
+    if len(fitted) < 2 or 2 * len(fitted) < len(good):
+        return f"{len(fitted)} of {len(good)} frames with a dimension have an interval of their own"
+    dimensions, stderrs = torch.tensor(fitted, dtype=torch.float64).unbind(-1)
+    return joint_dimension(dimensions, stderrs, level=CONFIDENCE)
+
+
 def _level(entries: "list[Level]") -> LevelSummary:
     good = used(entries)
     dimensions = [entry.measured.dimension for entry in good]
@@ -85,9 +102,12 @@ def _level(entries: "list[Level]") -> LevelSummary:
 
 def results(zoom: "Zoom") -> dict[str, object]:
     """The content of results.json."""
+    joint = joint_fit(zoom)
     return {
         "settings": dataclasses.asdict(zoom.config),
         "levels": [dataclasses.asdict(level) for level in by_level(zoom)],
+        "joint_fit": dataclasses.asdict(joint) if isinstance(joint, ZoomFit) else None,
+        "no_joint_fit_because": joint if isinstance(joint, str) else None,
         "published_estimate_all_frames": pooled_published(used(list(zoom.levels))),
         "ends": {str(path): end for path, end in zoom.ends.items()},
         "frames": [dataclasses.asdict(entry) for entry in zoom.levels],
@@ -114,6 +134,7 @@ def text(zoom: "Zoom", out: Path) -> str:
     pooled = pooled_published(used(list(zoom.levels)))
     lines += [
         "",
+        _joint_line(joint_fit(zoom)),
         "D, published: median of the local slopes, pooled; over all frames "
         + (f"{pooled:.3f}" if pooled is not None else "none"),
         "rounding: share of labels beside the boundary that one unit in the last place changes; "
@@ -127,6 +148,17 @@ def text(zoom: "Zoom", out: Path) -> str:
     lines += [f"path {path} {end}" for path, end in zoom.ends.items()]
     lines.append(f"files: {out / 'zoom.png'}, results.json, frames/; {zoom.seconds:.1f} s in all")
     return "\n".join(lines)
+
+
+def _joint_line(joint: ZoomFit | str) -> str:
+    if isinstance(joint, str):
+        return f"D, all frames together: no honest interval, because {joint}"
+    return (
+        f"D, all frames together: {joint.dimension:.3f}, {100 * joint.level:g} % interval "
+        f"{joint.ci_low:.3f} to {joint.ci_high:.3f}; they differ by {joint.spread:.3f} beyond "
+        f"their errors (p = {joint.heterogeneity_p:.3f} under one dimension for all); from the "
+        f"{joint.frames} frames that have an interval of their own, taken as independent"
+    )
 
 
 def _row(level: LevelSummary) -> str:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fractalkern import build_info
 from fractalkern.edges import boundary
-from fractalkern.experiments.environment import environment
+from fractalkern.experiments.environment import arithmetic, environment
 from fractalkern.experiments.settings import to_toml
 from fractalkern.experiments.zoom import figures, report
 from fractalkern.experiments.zoom.config import ZoomConfig
@@ -70,7 +69,8 @@ def run(config: ZoomConfig, out: Path) -> str:
     config.toml       all settings
     environment.json  versions, instruction set, threads, commit of the last sitting
     frames/           pathPP-levelLLL.safetensors: value, converged `[N, N]`, axis0, axis1 `[N]`
-    results.json      each frame's window, dimension and test for rounding; the table over levels
+    results.json      each frame's window, dimension and test for rounding; the table over levels,
+                      and one dimension for all frames, or why there is none
     zoom.png          the first path's frames, and dimension against width
     tiles/, state.sqlite, .lock    see `sweeps.store`
 
@@ -101,12 +101,7 @@ def zoom(config: ZoomConfig, out: Path) -> Zoom:
 
 def _identity(config: ZoomConfig) -> dict[str, object]:
     """Everything that the bits of the results depend on, which a resumed run must share."""
-    info = build_info()
-    return {
-        **dataclasses.asdict(config),
-        "fractalkern": info["version"],
-        "instruction_set": info["instruction_set"],
-    }
+    return {**dataclasses.asdict(config), **arithmetic(config.device)}
 
 
 def _follow(config: ZoomConfig, store: Store) -> tuple[Zoom, list[Frame]]:

@@ -1,0 +1,99 @@
+// What every .cu file shares: CUDA's runtime, launches whose errors become sentences, the device
+// guard. With FRACTALKERN_CUDA_ON_HOST the same source runs on the CPU, for tests.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "common/cuda_stream.h"
+#include "common/host_device.h"
+
+#if defined(FRACTALKERN_CUDA_ON_HOST)
+#include "tests/cuda_on_host.h"
+#else
+#include <cuda_runtime.h>
+#endif
+
+// Before a loop over registers. FRACTALKERN_UNROLL is an error to gcc where a loop has one turn.
+#if defined(__CUDACC__)
+#define FRACTALKERN_UNROLL_ON_DEVICE _Pragma("unroll")
+#define FRACTALKERN_ROLLED_ON_DEVICE _Pragma("unroll 1")
+#else
+#define FRACTALKERN_UNROLL_ON_DEVICE
+#define FRACTALKERN_ROLLED_ON_DEVICE
+#endif
+
+namespace fractalkern {
+
+constexpr int kWarp = 32;
+constexpr unsigned kWholeWarp = 0xFFFFFFFF;
+constexpr size_t kSharedBytesWithoutAsking = 48 * 1024;
+
+// Throws std::runtime_error with one sentence, "<op>: ...", unless `status` is success.
+void check_cuda(cudaError_t status, const char* op);
+
+// Makes `device` current for a scope.
+class CudaDeviceGuard {
+ public:
+  CudaDeviceGuard(int device, const char* op) {
+    check_cuda(cudaGetDevice(&before_), op);
+    if (before_ != device) check_cuda(cudaSetDevice(device), op);
+  }
+  ~CudaDeviceGuard() { cudaSetDevice(before_); }
+  CudaDeviceGuard(const CudaDeviceGuard&) = delete;
+  CudaDeviceGuard& operator=(const CudaDeviceGuard&) = delete;
+
+ private:
+  int before_ = 0;
+};
+
+inline cudaStream_t native(const CudaStream& stream) {
+  return static_cast<cudaStream_t>(stream.handle);
+}
+
+inline int multiprocessors(const CudaStream& stream) {
+  int count = 1;
+  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, stream.device);
+  return count;
+}
+
+// Bytes of shared memory that a block may have.
+inline int64_t shared_memory_limit(const CudaStream& stream) {
+  int bytes = static_cast<int>(kSharedBytesWithoutAsking);
+  cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, stream.device);
+  return bytes;
+}
+
+// The block's dynamic shared memory.
+template <class T>
+__device__ __forceinline__ T* dynamic_shared() {
+#if defined(FRACTALKERN_CUDA_ON_HOST)
+  return reinterpret_cast<T*>(cuda_on_host::dynamic_shared_memory());
+#else
+  extern __shared__ __align__(128) unsigned char memory[];
+  return reinterpret_cast<T*>(memory);
+#endif
+}
+
+// Queues kernel(arguments...) with `shared_bytes` of dynamic shared memory.
+template <class... Parameters, class... Arguments>
+void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+            size_t shared_bytes, const CudaStream& stream, Arguments... arguments) {
+#if defined(FRACTALKERN_CUDA_ON_HOST)
+  (void)op, (void)stream;
+  cuda_on_host::run(grid, block, shared_bytes, [&] { kernel(Parameters(arguments)...); });
+#else
+  if (shared_bytes > kSharedBytesWithoutAsking)
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(shared_bytes)),
+               op);
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = native(stream);
+  check_cuda(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), op);
+#endif
+}
+
+}  // namespace fractalkern

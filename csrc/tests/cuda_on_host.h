@@ -1,0 +1,493 @@
+// Runs CUDA kernels on the CPU, so that their logic is tested on machines without a GPU.
+//
+// A .cu file compiled by the host's compiler with FRACTALKERN_CUDA_ON_HOST gets this header instead
+// of CUDA's. Every thread of a block is a fiber; a barrier or a warp operation hands over to the
+// next one. The order in which threads and blocks run is drawn from `schedule`: a kernel whose
+// result depends on it has a race, a barrier too few, or reads what it did not write (dynamic
+// shared memory starts as noise). A barrier that not every thread reaches is an error, and so is
+// waiting for another block: blocks run one after another.
+//
+// What it cannot show: memory ordering, bank conflicts, speed, and what ptxas makes of the code.
+#pragma once
+
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __noinline__ __attribute__((noinline))
+#define __launch_bounds__(...)
+#define __shared__ static
+#define __grid_constant__
+#define __align__(bytes) alignas(bytes)
+
+struct uint3 {
+  unsigned x, y, z;
+};
+struct dim3 {
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+  unsigned x, y, z;
+};
+
+namespace fractalkern::cuda_on_host {
+
+// 0 runs threads and blocks in their order; any other value shuffles them.
+inline uint64_t schedule = 0;
+
+}  // namespace fractalkern::cuda_on_host
+
+inline uint3 threadIdx, blockIdx;
+inline dim3 blockDim, gridDim;
+
+namespace fractalkern::cuda_on_host {
+
+constexpr int kLanes = 32;
+constexpr size_t kStackBytes = 128 * 1024;
+
+enum class State { kReady, kAtBlockBarrier, kAtWarpOperation, kDone };
+
+struct Fiber {
+  ucontext_t context;  // where it starts
+  jmp_buf jump;        // where it went on waiting; unlike a context without a system call
+  bool started;
+  std::unique_ptr<unsigned char[]> stack;
+  State state;
+  uint3 index;
+  int number;            // within the block
+  unsigned mask;         // lanes of the warp operation that it waits for
+  uint64_t given;        // its operand
+  uint64_t got[kLanes];  // every lane's operand, once all are there
+  uint64_t vote;         // its operand of a __syncthreads_*()
+  void* fake_stack;
+};
+
+[[noreturn]] inline void fail(const char* message) {
+  std::fprintf(stderr, "cuda_on_host: %s (block %u %u %u, thread %u %u %u)\n", message, blockIdx.x,
+               blockIdx.y, blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z);
+  std::abort();
+}
+
+class Block {
+ public:
+  void run(dim3 shape, size_t shared_bytes, void (*call)(void*), void* kernel) {
+    call_ = call;
+    kernel_ = kernel;
+    const size_t threads = size_t{shape.x} * shape.y * shape.z;
+    if (threads > 1024) fail("more than 1024 threads in a block");
+    shared_.reset(new (std::align_val_t{128}) unsigned char[shared_bytes]);
+    for (size_t i = 0; i < shared_bytes; ++i) shared_[i] = static_cast<unsigned char>(draw(256));
+    while (fibers_.size() < threads) {
+      fibers_.push_back(std::make_unique<Fiber>());
+      fibers_.back()->stack.reset(new unsigned char[kStackBytes]);
+    }
+    order_.resize(threads);
+    for (size_t i = 0; i < threads; ++i) {
+      order_[i] = static_cast<int>(i);
+      start(*fibers_[i], static_cast<int>(i), shape);
+    }
+    live_ = static_cast<int>(threads);
+    while (live_ > 0) pass();
+  }
+
+  unsigned char* shared() { return shared_.get(); }
+
+  // Until every live thread of the block is here; the votes are those of all threads.
+  template <class Combine>
+  uint64_t barrier(uint64_t vote, const Combine& combine) {
+    Fiber& self = *current_;
+    self.vote = vote;
+    self.state = State::kAtBlockBarrier;
+    yield(self);
+    uint64_t result = combine.initial;
+    for (const int i : order_) result = combine(result, votes_[i]);
+    return result;
+  }
+
+  // Until every lane of `mask` is here; then every lane's operand.
+  const uint64_t* exchange(unsigned mask, uint64_t operand) {
+    Fiber& self = *current_;
+    if ((mask >> (self.number % kLanes) & 1) == 0) fail("a lane outside its own mask");
+    self.given = operand;
+    self.mask = mask;
+    self.state = State::kAtWarpOperation;
+    deliver(self);
+    if (self.state != State::kReady) yield(self);
+    return self.got;
+  }
+
+  uint64_t draw(uint64_t bound) {
+    uint64_t z = random_ += 0x9E3779B97F4A7C15;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
+    return (z ^ (z >> 31)) % bound;
+  }
+
+ private:
+  static void entry() {
+    Block& block = instance();
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(nullptr, &block.main_stack_, &block.main_size_);
+#endif
+    block.call_(block.kernel_);
+    block.current_->state = State::kDone;
+    block.leave(nullptr);
+    _longjmp(block.main_, 1);
+  }
+
+  void start(Fiber& fiber, int number, dim3 shape) {
+    fiber.state = State::kReady;
+    fiber.started = false;
+    fiber.number = number;
+    fiber.fake_stack = nullptr;
+    const unsigned n = static_cast<unsigned>(number);
+    fiber.index = {n % shape.x, n / shape.x % shape.y, n / (shape.x * shape.y)};
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = kStackBytes;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, &Block::entry, 0);
+  }
+
+  // Lets every thread that can run do so once, then opens a barrier that all have reached.
+  void pass() {
+    if (schedule != 0)
+      for (size_t i = order_.size(); i > 1; --i) std::swap(order_[i - 1], order_[draw(i)]);
+    bool progress = false;
+    for (const int i : order_) {
+      if (fibers_[i]->state != State::kReady) continue;
+      resume(*fibers_[i]);
+      progress = true;
+    }
+    int waiting = 0;
+    for (const int i : order_) waiting += fibers_[i]->state == State::kAtBlockBarrier;
+    if (waiting > 0 && waiting == live_) {
+      votes_.assign(order_.size(), 0);
+      for (const int i : order_) {
+        if (fibers_[i]->state != State::kAtBlockBarrier) continue;
+        votes_[i] = fibers_[i]->vote;
+        fibers_[i]->state = State::kReady;
+      }
+    } else if (!progress && live_ > 0) {
+      fail("a barrier or warp operation that not every thread reaches");
+    }
+  }
+
+  void deliver(const Fiber& last) {
+    const int first = last.number / kLanes * kLanes;
+    const auto lane_of = [&](int lane) -> Fiber& {
+      if (first + lane >= static_cast<int>(order_.size())) fail("a mask with lanes not launched");
+      return *fibers_[first + lane];
+    };
+    for (int lane = 0; lane < kLanes; ++lane) {
+      if ((last.mask >> lane & 1) == 0) continue;
+      const Fiber& fiber = lane_of(lane);
+      if (fiber.state == State::kDone) fail("a warp operation with a lane that has returned");
+      if (fiber.state != State::kAtWarpOperation || fiber.mask != last.mask) return;
+    }
+    for (int lane = 0; lane < kLanes; ++lane) {
+      if ((last.mask >> lane & 1) == 0) continue;
+      Fiber& fiber = lane_of(lane);
+      for (int other = 0; other < kLanes; ++other)
+        fiber.got[other] = (last.mask >> other & 1) != 0 ? lane_of(other).given : 0;
+      fiber.state = State::kReady;
+    }
+  }
+
+  void resume(Fiber& fiber) {
+    current_ = &fiber;
+    threadIdx = fiber.index;
+#if defined(__SANITIZE_ADDRESS__)
+    void* fake = nullptr;
+    __sanitizer_start_switch_fiber(&fake, fiber.stack.get(), kStackBytes);
+#endif
+    if (_setjmp(main_) == 0) {
+      if (fiber.started) _longjmp(fiber.jump, 1);
+      fiber.started = true;
+      setcontext(&fiber.context);
+    }
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
+#endif
+    if (fiber.state == State::kDone) --live_;
+  }
+
+  void leave(void** fake) {
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_start_switch_fiber(fake, main_stack_, main_size_);
+#else
+    (void)fake;
+#endif
+  }
+
+  void yield(Fiber& self) {
+    leave(&self.fake_stack);
+    if (_setjmp(self.jump) == 0) _longjmp(main_, 1);
+#if defined(__SANITIZE_ADDRESS__)
+    __sanitizer_finish_switch_fiber(self.fake_stack, &main_stack_, &main_size_);
+#endif
+  }
+
+  static Block& instance();
+
+  struct FreeAligned {
+    void operator()(unsigned char* memory) const {
+      operator delete[](memory, std::align_val_t{128});
+    }
+  };
+
+  std::vector<std::unique_ptr<Fiber>> fibers_;
+  std::vector<int> order_;
+  std::vector<uint64_t> votes_;
+  std::unique_ptr<unsigned char[], FreeAligned> shared_;
+  jmp_buf main_;
+  const void* main_stack_ = nullptr;
+  size_t main_size_ = 0;
+  Fiber* current_ = nullptr;
+  int live_ = 0;
+  uint64_t random_ = 0;
+  void (*call_)(void*) = nullptr;
+  void* kernel_ = nullptr;
+
+ public:
+  static Block& get() { return instance(); }
+  void seed(uint64_t value) { random_ = value; }
+};
+
+inline Block& Block::instance() {
+  static Block block;
+  return block;
+}
+
+inline unsigned char* dynamic_shared_memory() { return Block::get().shared(); }
+
+// Runs body() once for every thread of the grid.
+template <class Body>
+void run(dim3 grid, dim3 block, size_t shared_bytes, const Body& body) {
+  blockDim = block;
+  gridDim = grid;
+  Block& one = Block::get();
+  one.seed(schedule);
+  std::vector<uint3> blocks;
+  for (unsigned z = 0; z < grid.z; ++z)
+    for (unsigned y = 0; y < grid.y; ++y)
+      for (unsigned x = 0; x < grid.x; ++x) blocks.push_back({x, y, z});
+  if (schedule != 0)
+    for (size_t i = blocks.size(); i > 1; --i) std::swap(blocks[i - 1], blocks[one.draw(i)]);
+  void* context = const_cast<void*>(static_cast<const void*>(&body));
+  for (const uint3 index : blocks) {
+    blockIdx = index;
+    one.run(block, shared_bytes, [](void* call) { (*static_cast<const Body*>(call))(); }, context);
+  }
+}
+
+struct Or {
+  uint64_t initial = 0;
+  uint64_t operator()(uint64_t a, uint64_t b) const { return a | b; }
+};
+struct Count {
+  uint64_t initial = 0;
+  uint64_t operator()(uint64_t a, uint64_t b) const { return a + b; }
+};
+
+template <class T>
+uint64_t to_bits(T value) {
+  static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>);
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(T));
+  return bits;
+}
+
+template <class T>
+T from_bits(uint64_t bits) {
+  T value;
+  std::memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+
+inline int lane() {
+  return static_cast<int>((threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) %
+                          kLanes);
+}
+
+// What every lane of the warp gave.
+template <class T>
+std::array<T, kLanes> every_lane(T value) {
+  const uint64_t* got = Block::get().exchange(0xFFFFFFFF, to_bits(value));
+  std::array<T, kLanes> values;
+  for (int i = 0; i < kLanes; ++i) values[i] = from_bits<T>(got[i]);
+  return values;
+}
+
+// A lane outside 0 to 31 or outside the mask leaves the caller its own value, as on a GPU a lane
+// out of the segment does.
+template <class T>
+T shuffle(unsigned mask, T value, int source) {
+  const uint64_t* got = Block::get().exchange(mask, to_bits(value));
+  const bool there = source >= 0 && source < kLanes && (mask >> source & 1) != 0;
+  return there ? from_bits<T>(got[source]) : value;
+}
+
+template <class T, class Combine>
+T reduce(unsigned mask, T value, const Combine& combine) {
+  const uint64_t* got = Block::get().exchange(mask, to_bits(value));
+  bool first = true;
+  T result{};
+  for (int i = 0; i < kLanes; ++i) {
+    if ((mask >> i & 1) == 0) continue;
+    result = first ? from_bits<T>(got[i]) : combine(result, from_bits<T>(got[i]));
+    first = false;
+  }
+  return result;
+}
+
+template <class T, class Change>
+T atomic(T* address, const Change& change) {
+  const T before = *address;
+  *address = change(before);
+  return before;
+}
+
+}  // namespace fractalkern::cuda_on_host
+
+// --- what kernels call --------------------------------------------------------------------------
+
+inline void __syncthreads() {
+  fractalkern::cuda_on_host::Block::get().barrier(0, fractalkern::cuda_on_host::Or{});
+}
+inline int __syncthreads_or(int predicate) {
+  return fractalkern::cuda_on_host::Block::get().barrier(predicate != 0,
+                                                         fractalkern::cuda_on_host::Or{}) != 0;
+}
+inline int __syncthreads_count(int predicate) {
+  return static_cast<int>(fractalkern::cuda_on_host::Block::get().barrier(
+      predicate != 0, fractalkern::cuda_on_host::Count{}));
+}
+inline void __syncwarp(unsigned mask = 0xFFFFFFFF) {
+  fractalkern::cuda_on_host::Block::get().exchange(mask, 0);
+}
+
+template <class T>
+T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
+  const int lane = fractalkern::cuda_on_host::lane();
+  return fractalkern::cuda_on_host::shuffle(mask, value, lane / width * width + source % width);
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32) {
+  const int lane = fractalkern::cuda_on_host::lane(), source = lane ^ bits;
+  return fractalkern::cuda_on_host::shuffle(mask, value,
+                                            source / width == lane / width ? source : lane);
+}
+template <class T>
+T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32) {
+  const int lane = fractalkern::cuda_on_host::lane(), source = lane + static_cast<int>(delta);
+  return fractalkern::cuda_on_host::shuffle(mask, value,
+                                            source / width == lane / width ? source : lane);
+}
+template <class T>
+T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32) {
+  const int lane = fractalkern::cuda_on_host::lane(), source = lane - static_cast<int>(delta);
+  return fractalkern::cuda_on_host::shuffle(
+      mask, value, source >= 0 && source / width == lane / width ? source : lane);
+}
+inline unsigned __ballot_sync(unsigned mask, int predicate) {
+  const uint64_t* got =
+      fractalkern::cuda_on_host::Block::get().exchange(mask, uint64_t{predicate != 0});
+  unsigned ballot = 0;
+  for (int i = 0; i < 32; ++i) ballot |= static_cast<unsigned>(got[i]) << i;
+  return ballot;
+}
+inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+inline int __all_sync(unsigned mask, int predicate) {
+  return __ballot_sync(mask, predicate) == mask;
+}
+inline unsigned __reduce_add_sync(unsigned mask, unsigned value) {
+  return fractalkern::cuda_on_host::reduce(mask, value,
+                                           [](unsigned a, unsigned b) { return a + b; });
+}
+inline unsigned __reduce_or_sync(unsigned mask, unsigned value) {
+  return fractalkern::cuda_on_host::reduce(mask, value,
+                                           [](unsigned a, unsigned b) { return a | b; });
+}
+
+inline int __popc(unsigned bits) { return std::popcount(bits); }
+inline int __popcll(unsigned long long bits) { return std::popcount(bits); }
+inline int __ffs(unsigned bits) { return bits == 0 ? 0 : std::countr_zero(bits) + 1; }
+inline int __clz(unsigned bits) { return std::countl_zero(bits); }
+template <class T>
+T __ldg(const T* address) {
+  return *address;
+}
+
+template <class T>
+T atomicAdd(T* address, std::type_identity_t<T> value) {
+  return fractalkern::cuda_on_host::atomic(address, [&](T old) { return T(old + value); });
+}
+template <class T>
+T atomicOr(T* address, std::type_identity_t<T> value) {
+  return fractalkern::cuda_on_host::atomic(address, [&](T old) { return T(old | value); });
+}
+template <class T>
+T atomicMax(T* address, std::type_identity_t<T> value) {
+  return fractalkern::cuda_on_host::atomic(address, [&](T old) { return std::max(old, value); });
+}
+
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(16) double2 {
+  double x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(16) ulonglong2 {
+  unsigned long long x, y;
+};
+
+// --- what launching code calls ------------------------------------------------------------------
+
+using cudaStream_t = void*;
+enum cudaError_t { cudaSuccess = 0 };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin };
+
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  // Multiprocessors: few and odd, so that persistent grids go round several times.
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 3 : 64 * 1024;
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
+  std::memset(memory, value, bytes);
+  return cudaSuccess;
+}
+
+namespace fractalkern {
+inline void check_cuda(cudaError_t, const char*) {}
+}  // namespace fractalkern

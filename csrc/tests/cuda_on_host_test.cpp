@@ -1,0 +1,80 @@
+// The stand-in for a GPU itself: barriers, warp operations, shuffled schedules.
+#include "common/cuda_launch.h"
+#include "tests/testing.h"
+
+namespace fractalkern {
+namespace {
+
+// Reverses each block's slice and adds up its warps.
+__global__ void reverse(const int* in, int* out, int* sums) {
+  int* tile = dynamic_shared<int>();
+  const unsigned t = threadIdx.x, first = blockIdx.x * blockDim.x;
+  tile[t] = in[first + t];
+  __syncthreads();
+  const int value = tile[blockDim.x - 1 - t];
+  out[first + t] = value;
+  int sum = value;
+  for (int step = kWarp / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kWholeWarp, sum, step);
+  if (t % kWarp == 0) atomicAdd(&sums[blockIdx.x], sum);
+}
+
+// The same without the barrier.
+__global__ void reverse_with_a_race(const int* in, int* out) {
+  int* tile = dynamic_shared<int>();
+  const unsigned t = threadIdx.x, first = blockIdx.x * blockDim.x;
+  tile[t] = in[first + t];
+  out[first + t] = tile[blockDim.x - 1 - t];
+}
+
+__global__ void votes(unsigned* ballots, int* counts, int* neighbours) {
+  const int t = static_cast<int>(threadIdx.x);
+  ballots[t] = __ballot_sync(kWholeWarp, t % 3 == 0);
+  counts[t] = __syncthreads_count(t % 3 == 0);
+  neighbours[t] = __shfl_down_sync(kWholeWarp, t, 1);
+}
+
+void test_barriers_and_warps() {
+  constexpr int kBlocks = 5, kThreads = 96;
+  std::vector<int> in(kBlocks * kThreads), racy;
+  for (int i = 0; i < kBlocks * kThreads; ++i) in[i] = i * i % 1009;
+  bool race_seen = false;
+  for (uint64_t schedule = 0; schedule < 4; ++schedule) {
+    cuda_on_host::schedule = schedule;
+    std::vector<int> out(in.size()), sums(kBlocks), wrong(in.size());
+    launch("test", &reverse, kBlocks, kThreads, kThreads * sizeof(int), {}, in.data(), out.data(),
+           sums.data());
+    for (int block = 0; block < kBlocks; ++block) {
+      int sum = 0;
+      for (int t = 0; t < kThreads; ++t) {
+        CHECK(out[block * kThreads + t] == in[block * kThreads + kThreads - 1 - t]);
+        sum += in[block * kThreads + t];
+      }
+      CHECK(sums[block] == sum);
+    }
+    launch("test", &reverse_with_a_race, kBlocks, kThreads, kThreads * sizeof(int), {}, in.data(),
+           wrong.data());
+    race_seen |= wrong != out;
+  }
+  CHECK(race_seen);
+}
+
+void test_votes() {
+  constexpr int kThreads = 64;
+  std::vector<unsigned> ballots(kThreads);
+  std::vector<int> counts(kThreads), neighbours(kThreads);
+  launch("test", &votes, 1, kThreads, 0, {}, ballots.data(), counts.data(), neighbours.data());
+  for (int t = 0; t < kThreads; ++t) {
+    CHECK(ballots[t] == (t < 32 ? 0x49249249u : 0x92492492u), t, ballots[t]);
+    CHECK(counts[t] == 22);
+    CHECK(neighbours[t] == (t % kWarp == kWarp - 1 ? t : t + 1));
+  }
+}
+
+}  // namespace
+}  // namespace fractalkern
+
+int main() {
+  fractalkern::test_barriers_and_warps();
+  fractalkern::test_votes();
+  return fractalkern::testing::testing_result();
+}
