@@ -66,6 +66,7 @@ def _command(name: str) -> Callable[[list[str]], int]:
 VERBS = {
     name: Verb(summary, _command(name))
     for name, summary in {
+        "genesis": "whether fractal weights help a small GPT-2: arms, nulls, verdict",
         "trainability": "which learning rates train a network: picture and dimension",
         "zoom": "the boundary of trainability followed inwards, its dimension at each level",
         "animate": "the movie of a zoom, as GIF or mp4",
