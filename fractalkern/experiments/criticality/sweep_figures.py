@@ -41,11 +41,10 @@ def over_targets(config: CriticalityConfig, found: Findings) -> Figure:
     axes.grid(color="#eeeeee")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
+    finding = ": the tighter singular values are held, the worse" if _falls(found, arms) else ""
     axes.set_title(
-        f"{none.setting}: the tighter singular values are held, the worse\n"
-        f"mean ± 1 standard deviation over {config.seeds} seeds"
-        if _falls(found, arms)
-        else f"{none.setting}: mean ± 1 standard deviation over {config.seeds} seeds",
+        f"{none.setting} after {config.epochs} epochs{finding}\n"
+        f"mean ± 1 standard deviation over {config.seeds} seeds",
         fontsize=12,
     )
     return figure
