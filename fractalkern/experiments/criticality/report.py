@@ -265,10 +265,15 @@ def _reference(config: CriticalityConfig, found: Findings) -> str:
         key = "none" if config.protocol == "published" else row.arm
         key = key.removesuffix(f"-lambda-{config.weight:g}")
         if key in REFERENCES:
-            cells = []
+            cells, reference = [], REFERENCES[key]
             for name in names:
+                theirs = f"{getattr(reference, name):g}"
                 ours = f"{row.mean(name):.4g}" if math.isfinite(row.mean(name)) else "not taken"
-                cells.append(f"{getattr(REFERENCES[key], name):g} / {ours}")
+                if name == "test_accuracy":
+                    ours += f" ± {row.spread(name):.2g}"
+                    if reference.accuracy_spread is not None:
+                        theirs += f" ± {reference.accuracy_spread:g}"
+                cells.append(f"{theirs} / {ours}")
             lines.append([row.arm, *cells])
     return (
         _markdown(lines) + "\n\nReference / ours. The authors kept no results of this code; the "
