@@ -6,9 +6,11 @@ import os
 from bench import (
     bench_box_count,
     bench_box_mass,
+    bench_criticality,
     bench_dimension,
     bench_ensemble,
     bench_fractal_noise,
+    bench_genesis,
     bench_power_iteration,
     bench_train_sweep,
     harness,
@@ -21,7 +23,9 @@ MODULES = (
     bench_box_mass,
     bench_dimension,
     bench_fractal_noise,
+    bench_genesis,
     bench_power_iteration,
+    bench_criticality,
     bench_ensemble,
 )
 BENCHES = {module.KERNEL: module for module in MODULES}

@@ -26,6 +26,7 @@ PACKAGES = (
     "scipy",
     "colorednoise",
     "powerbox",
+    "transformers",
 )
 
 
@@ -152,6 +153,8 @@ def _seconds(value: float) -> str:
 def _rate(rates: dict[str, float]) -> str:
     if "network_steps" in rates:
         return f"{rates['network_steps']:,.0f} steps/s"
+    if "evaluations" in rates:
+        return f"{rates['evaluations']:,.2f} evals/s"
     if "points" in rates:
         return f"{rates['points'] / 1e6:,.0f} Mpoints/s"
     if "flops" in rates:

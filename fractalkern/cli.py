@@ -66,6 +66,7 @@ def _command(name: str) -> Callable[[list[str]], int]:
 VERBS = {
     name: Verb(summary, _command(name))
     for name, summary in {
+        "genesis": "whether fractal weights help a small GPT-2: arms, nulls, verdict",
         "trainability": "which learning rates train a network: picture and dimension",
         "zoom": "the boundary of trainability followed inwards, its dimension at each level",
         "animate": "the movie of a zoom, as GIF or mp4",
@@ -73,6 +74,7 @@ VERBS = {
         "dim": "the dimension of a boundary in a picture or an array, with interval and null",
         "noise": "a field with power ~ |k|^-beta, as numbers or as a picture",
         "sigma": "top singular values of a checkpoint's weights",
+        "criticality": "does holding singular values at a target help: arms, intervals, verdict",
         "doctor": "what was built, what was found, what is missing",
     }.items()
 }

@@ -19,6 +19,7 @@ OPTIONAL: dict[str, Callable[[], bool]] = {
     "triton": lambda: importlib.util.find_spec("triton") is not None,
     "cuda": torch.cuda.is_available,
     "video": lambda: importlib.util.find_spec("imageio_ffmpeg") is not None,
+    "transformers": lambda: importlib.util.find_spec("transformers") is not None,
     "x86-64-v3": lambda: "x86-64-v3" in fk.build_info()["supported_instruction_sets"],
     "x86-64-v4": lambda: "x86-64-v4" in fk.build_info()["supported_instruction_sets"],
 }

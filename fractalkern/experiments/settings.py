@@ -1,6 +1,7 @@
 """Frozen dataclasses of settings to TOML and back, with one sentence for each mistake."""
 
 import dataclasses
+import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,9 +46,13 @@ def _checked(cls: type, values: Mapping[str, object], path: Path) -> dict[str, o
 
 
 def _read(key: str, value: object, kind: Any) -> object:
-    """`value` as a field of type `kind`: an int, a float, a literal, or a tuple of such."""
+    """`value` as a field of type `kind`: a bool, int, float, str, literal, or a tuple of such."""
     if get_origin(kind) is tuple:
         kinds = get_args(kind)
+        if len(kinds) == 2 and kinds[1] is Ellipsis:
+            if not isinstance(value, list):
+                raise InputError(f"{key} must be a list, got {value!r}")
+            return tuple(_read(key, item, kinds[0]) for item in value)
         if not isinstance(value, list) or len(value) != len(kinds):
             raise InputError(f"{key} must be a list of {len(kinds)} values, got {value!r}")
         return tuple(_read(key, item, k) for item, k in zip(value, kinds, strict=True))
@@ -57,7 +62,7 @@ def _read(key: str, value: object, kind: Any) -> object:
         return value
     accepted = (int, float) if kind is float else (kind,)
     # bool is a subclass of int, but `steps = true` is a mistake.
-    if not isinstance(value, accepted) or isinstance(value, bool):
+    if not isinstance(value, accepted) or isinstance(value, bool) != (kind is bool):
         raise InputError(f"{key} must be of type {kind.__name__}, got {value!r}")
     return kind(value)
 
@@ -65,4 +70,5 @@ def _read(key: str, value: object, kind: Any) -> object:
 def _write(value: object) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(_write(item) for item in value)}]"
-    return f'"{value}"' if isinstance(value, str) else repr(value)
+    # A JSON string or boolean is a TOML one; JSON has no infinities.
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else repr(value)

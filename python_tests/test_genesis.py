@@ -1,0 +1,557 @@
+"""The Genesis experiment: texts, tokenizer, model, arms, scores, both protocols end to end."""
+
+import dataclasses
+import errno
+import json
+import math
+import os
+import sys
+from collections import Counter
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from fractalkern import cli
+from fractalkern.errors import InputError
+from fractalkern.experiments.genesis import arms, evaluate, findings, fixed, problems, published
+from fractalkern.experiments.genesis import run as experiment
+from fractalkern.experiments.genesis.config import GenesisConfig, preset, shrunk
+from fractalkern.experiments.genesis.model import GPT2, PUBLISHED_PARAMETERS
+from fractalkern.experiments.genesis.runs import Run, parts, start
+from fractalkern.experiments.genesis.texts import encode, everything, longest
+from fractalkern.experiments.genesis.tokenizer import BytePairs, Sliced, tokenizer_of
+from fractalkern.experiments.statistics import Comparison
+from fractalkern.init import spectrum_of
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tokenizer_of("", everything(), 0)
+
+
+def small(**changes) -> GenesisConfig:
+    sizes = dict(
+        seeds=2,
+        steps=4,
+        every=2,
+        batch=4,
+        texts=16,
+        width=8,
+        layers=1,
+        heads=2,
+        dropout=0.1,
+        group=3,
+    )
+    sizes |= {"arms": ("genesis", "white", "shuffled"), "learning_rates": (1e-2,)}
+    return dataclasses.replace(GenesisConfig(), **{**sizes, **changes})
+
+
+def tiny_published(**changes) -> GenesisConfig:
+    config = preset("published", "quick")
+    sizes = dict(steps=6, every=2, texts=16, width=8, layers=1, heads=2, dropout=0.1)
+    return dataclasses.replace(config, **{**sizes, **changes})
+
+
+# Texts.
+
+
+def test_the_problem_space_has_856_texts():
+    sizes = [len(problems.every(kind)) for kind in problems.KINDS]
+    assert sizes == [361, 135, 300, 60]
+    assert len({p.text for kind in problems.KINDS for p in problems.every(kind)}) == 856
+
+
+def test_answers_are_right():
+    for kind in problems.KINDS:
+        for p in (*problems.every(kind), *problems.outside(kind)):
+            a, b, *c = p.operands
+            right = {"addition": a + b, "subtraction": a - b, "eating": a - b}.get(kind)
+            assert int(p.answer) == (a + b - c[0] if right is None else right)
+
+
+def test_published_prompts_and_answers():
+    assert [p.answer for p in problems.PUBLISHED] == ["12", "9", "9", "10"]
+    assert problems.PUBLISHED[2].prompt == "Q: I have 12 apples. I eat 3. How many left? A:"
+
+
+def test_no_operands_are_shared_between_the_parts_of_a_split():
+    one = problems.split(0)
+    known = {name: {(p.kind, p.operands) for p in getattr(one, name)} for name in vars(one)}
+    for name, other in (("train", "test"), ("train", "validation"), ("test", "validation")):
+        assert not known[name] & known[other]
+    assert not known["outside"] & (known["train"] | known["test"] | known["validation"])
+    shares = Counter(kind for kind, _ in known["test"])
+    assert shares == {"addition": 72, "subtraction": 27, "eating": 15, "steps": 12}
+    assert len(one.train) + len(one.test) + len(one.validation) == 856
+    assert problems.split(1) != one and problems.split(0) == one
+
+
+def test_words_out_of_range_are_words_of_the_training_texts(tokenizer):
+    inside = {
+        t for k in problems.KINDS for p in problems.every(k) for t in tokenizer.encode(p.text)
+    }
+    beyond = {t for p in problems.split(0).outside for t in tokenizer.encode(p.text)}
+    assert beyond <= inside
+
+
+def test_training_texts_are_a_quarter_of_each_kind_and_none_is_held_out():
+    one = problems.split(3)
+    texts = problems.drawn(one.train, 400, 3)
+    assert Counter(p.kind for p in texts) == dict.fromkeys(problems.KINDS, 100)
+    assert set(texts) <= set(one.train)
+
+
+def test_published_generator_has_the_originals_ranges_and_odds():
+    texts = problems.drawn_as_published(8000, 0)
+    for kind in problems.KINDS:
+        assert {p for p in texts if p.kind == kind} <= set(problems.every(kind))
+    # b is uniform below a, so 10 - 1 comes with chance 1 / 90 and 19 - 1 with 1 / 180.
+    counts = Counter(p.operands for p in texts if p.kind == "subtraction")
+    tens, nineteens = (sum(n for (a, _), n in counts.items() if a == top) for top in (10, 19))
+    assert abs(tens - 200) < 60 and abs(nineteens - 200) < 60
+
+
+# Tokenizer.
+
+
+def test_tokenizer_gives_back_every_text_and_one_token_a_word(tokenizer):
+    pairs = BytePairs(everything())
+    for text in everything():
+        assert tokenizer.decode(tokenizer.encode(text)) == text == pairs.decode(pairs.encode(text))
+    assert len(tokenizer.encode("Q: What is 7 + 5? A: 12")) == 11
+    assert longest(tokenizer) == 25
+
+
+def test_embedded_tokenizer_encodes_words_it_has_not_seen():
+    pairs = BytePairs(["ab ab"])
+    assert pairs.decode(pairs.encode("zürich ab 7")) == "zürich ab 7"
+    assert pairs.encode("ab") == [256] and pairs.decode([pairs.end]) == ""
+
+
+def test_merges_follow_frequency():
+    # b a n a n a: "an" twice, so it is merged first, then "anan", once in each of two texts.
+    pairs = BytePairs(["banana", "banana"])
+    assert next(iter(pairs.merges)) == (ord("a"), ord("n"))
+    assert len(pairs.encode("banana")) == 1
+
+
+def test_slicing_keeps_what_occurs(tokenizer):
+    whole = BytePairs(everything())
+    assert isinstance(tokenizer, Sliced) and tokenizer.size == 65 < whole.size
+    assert tokenizer_of("", everything(), 50_257).encode("A: 3") == whole.encode("A: 3")
+
+
+def test_vocabulary_smaller_than_the_tokenizers():
+    with pytest.raises(InputError, match="vocabulary must be 0 or at least the tokenizer's"):
+        tokenizer_of("", everything(), 100)
+
+
+def test_tokenizer_without_transformers(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(InputError, match="tokenizer must be empty where transformers is not"):
+        tokenizer_of("gpt2", everything(), 0)
+
+
+@pytest.mark.needs("transformers")
+@pytest.mark.filterwarnings("ignore")
+def test_tokenizer_path_that_is_not_one(tmp_path):
+    (tmp_path / "notes.txt").write_text("no tokenizer")
+    for place in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(InputError, match="tokenizer must be a folder"):
+            tokenizer_of(str(place), everything(), 0)
+
+
+# Model.
+
+
+def test_published_parameter_count():
+    assert sum(p.numel() for p in GPT2().parameters()) == PUBLISHED_PARAMETERS == 17_670_400
+
+
+def started(vocabulary=50, positions=32, width=16, layers=2, heads=4, dropout=0.0):
+    model = GPT2(vocabulary, positions, width, layers, heads, dropout)
+    return arms.initialise(model, "genesis", 0.75, 0)
+
+
+def test_later_tokens_change_nothing_before():
+    model, tokens = started(), torch.arange(12).reshape(2, 6)
+    changed = tokens.clone()
+    changed[:, 4:] += 20
+    before, after = model(tokens), model(changed)
+    assert torch.equal(before[:, :4], after[:, :4]) and not torch.equal(before, after)
+
+
+def test_leaving_out_padding_keys_is_exact():
+    model = started()
+    tokens = torch.arange(24).reshape(2, 12)
+    padding = torch.arange(12) >= torch.tensor([[5], [7]])
+    full, cut = model(tokens, padding), model(tokens, padding, keys=7)
+    torch.testing.assert_close(cut, full, rtol=0, atol=1e-6)
+    assert not torch.allclose(full, model(tokens), atol=1e-3)
+
+
+@pytest.mark.needs("transformers")
+@pytest.mark.filterwarnings("ignore")
+def test_equals_transformers():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    ours = started()
+    config = GPT2Config(
+        vocab_size=50,
+        n_positions=32,
+        n_embd=16,
+        n_layer=2,
+        n_head=4,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    theirs = GPT2LMHeadModel(config).eval()
+    missing = theirs.load_state_dict(ours.state_dict(), strict=False)
+    assert missing.missing_keys in ([], ["lm_head.weight"]) and not missing.unexpected_keys
+    names = [name for name, _ in ours.named_parameters()]
+    assert names == [name for name, _ in theirs.named_parameters()]
+    tokens = torch.arange(24).reshape(2, 12)
+    padding = torch.arange(12) >= torch.tensor([[5], [7]])
+    with torch.no_grad():
+        theirs_plain = theirs(tokens).logits
+        out = theirs(tokens, attention_mask=(~padding).long(), labels=tokens)
+        torch.testing.assert_close(ours(tokens), theirs_plain, rtol=0, atol=1e-5)
+        torch.testing.assert_close(ours(tokens, padding), out.logits, rtol=0, atol=1e-5)
+        loss = evaluate.published_loss(ours, tokens, padding, 7)
+    torch.testing.assert_close(loss, out.loss, rtol=0, atol=1e-5)
+
+
+# Arms.
+
+
+def weights(arm: str, seed: int = 0, beta: float = 0.75) -> dict[str, torch.Tensor]:
+    model = arms.initialise(GPT2(65, 64, 64, 2, 4), arm, beta, seed)
+    return {name: p.detach() for name, p in model.named_parameters()}
+
+
+MATRIX = "transformer.h.1.mlp.c_fc.weight"  # 64 x 256
+ADDED = "transformer.h.1.mlp.c_proj.weight"  # 256 x 64
+GAIN = "transformer.h.1.ln_1.weight"
+
+
+@pytest.mark.parametrize(
+    "arm, matrix, added, gain",
+    [
+        ("default", 0.02, 0.02 / 2, 0.0),
+        ("xavier", 0.5 * math.sqrt(2 / 320), 0.5 * math.sqrt(2 / 320), 0.0),
+        ("standard-all", 0.5 * math.sqrt(2 / 320), 0.5 * math.sqrt(2 / 320), 0.01),
+        ("genesis-all", 1 / 16, 1 / 8, 0.05),
+        ("genesis", 1 / 16, 1 / 8, 0.0),
+        ("white", 1 / 16, 1 / 8, 0.0),
+        ("shuffled", 1 / 16, 1 / 8, 0.0),
+        ("fractal", 0.02, 0.02 / 2, 0.0),
+        ("beta-2", 1 / 16, 1 / 8, 0.0),
+    ],
+)
+def test_scales_of_the_arms(arm, matrix, added, gain):
+    found = weights(arm)
+    assert found[MATRIX].std().item() == pytest.approx(matrix, rel=0.02)
+    assert found[ADDED].std().item() == pytest.approx(added, rel=0.02)
+    assert found[GAIN].std().item() == pytest.approx(gain, rel=0.4)
+    if gain == 0.0:
+        assert (found[GAIN] == 1).all() and (found["transformer.ln_f.bias"] == 0).all()
+    else:
+        assert abs(found[GAIN].mean()) < 0.01
+
+
+def test_nulls_keep_what_they_should():
+    genesis, shuffled, white = (weights(arm)[MATRIX] for arm in ("genesis", "shuffled", "white"))
+    assert torch.equal(genesis.flatten().sort()[0], shuffled.flatten().sort()[0])
+    assert not torch.equal(genesis, shuffled) and not torch.equal(white, shuffled)
+    assert torch.equal(weights("genesis")[MATRIX], weights("beta-0.75")[MATRIX])
+
+
+@pytest.mark.parametrize("arm, beta", [("beta-2", 2.0), ("shuffled", 0.0), ("white", 0.0)])
+def test_spectra_of_the_arms(arm, beta):
+    assert spectrum_of(weights(arm)[MATRIX].double()).beta == pytest.approx(beta, abs=0.35)
+
+
+def test_a_seed_fixes_the_start():
+    assert torch.equal(weights("xavier", 1)[MATRIX], weights("xavier", 1)[MATRIX])
+    assert not torch.equal(weights("xavier", 1)[MATRIX], weights("xavier", 2)[MATRIX])
+
+
+def test_unknown_arm_names_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'genesis'"):
+        small(arms=("genesys",)).checked()
+
+
+# Scores.
+
+
+def test_exact_scores_are_those_of_greedy_generation(tokenizer):
+    """A model trained on the very texts answers some; a pass and a generation agree on which."""
+    torch.manual_seed(0)
+    texts = problems.every("steps")[:24]
+    encoded = encode(texts, tokenizer, longest(tokenizer))
+    model = start(small(width=32, dropout=0.0), Run(0, "default", 1e-2, 0), tokenizer.size)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        evaluate.spoken_loss(model, encoded.tokens, encoded.spoken).backward()
+        optimizer.step()
+    with torch.no_grad():
+        exact, _ = evaluate.answer_scores(model, encoded.tokens, encoded.answers)
+        grid = torch.full_like(encoded.tokens, tokenizer.end)
+        keep = torch.arange(grid.shape[1]) < encoded.prompts[:, None]
+        grid = torch.where(keep, encoded.tokens, grid)
+        new = evaluate.continued(
+            lambda grown: model(grown[0])[None], grid, encoded.prompts, None, 2
+        )[0]
+    said = [tokenizer.decode(evaluate.until_end(row, tokenizer.end)) for row in new.tolist()]
+    ended = [tokenizer.end in row for row in new.tolist()]
+    right = [e and s.strip() == p.answer for e, s, p in zip(ended, said, texts, strict=True)]
+    assert exact.tolist() == right and 0 < sum(right) < len(right)
+
+
+def test_padding_does_not_count(tokenizer):
+    encoded = encode(problems.PUBLISHED, tokenizer, 30)
+    model = started(tokenizer.size)
+    longer = encode(problems.PUBLISHED, tokenizer, 32)
+    losses = [evaluate.spoken_loss(model, t.tokens, t.spoken) for t in (encoded, longer)]
+    torch.testing.assert_close(*losses)
+    logits = model(encoded.tokens)[0, :11]
+    by_hand = cross_entropy(logits, torch.cat((encoded.tokens[0, 1:11], torch.tensor([64]))))
+    _, answer = evaluate.answer_scores(model, encoded.tokens, encoded.answers)
+    first = encode(problems.PUBLISHED[:1], tokenizer, 30)
+    torch.testing.assert_close(evaluate.spoken_loss(model, first.tokens, first.spoken), by_hand)
+    by_hand = cross_entropy(logits[9:], torch.tensor([int(encoded.tokens[0, 10]), 64]))
+    torch.testing.assert_close(answer[0], by_hand)
+
+
+def test_sampling_follows_the_probabilities():
+    logits = torch.tensor([0.0, 2.0, 1.0, -1.0]).expand(1, 1, 3, 4)
+    draws = torch.arange(0.005, 1, 0.01, dtype=torch.float64).reshape(-1, 1, 1)
+    new = evaluate.continued(
+        lambda grown: logits.expand(len(grown), 1, 3, 4),
+        torch.zeros(1, 3, dtype=torch.int64),
+        torch.tensor([1]),
+        draws,
+        1,
+        temperature=1.0,
+        top=3,
+    )
+    counts = Counter(new.flatten().tolist())
+    expected = torch.tensor([0.0, 2.0, 1.0]).softmax(0)
+    assert counts[3] == 0
+    assert all(abs(counts[token] - 100 * expected[token]) <= 1 for token in range(3))
+
+
+def test_a_prompt_that_does_not_begin_its_text(tokenizer):
+    odd = problems.Problem("addition", (1, 1), "Q: What", "12")
+    with pytest.raises(InputError, match="fewer than 3 tokens"):
+        encode([odd], tokenizer, 3)
+
+
+# The fixed protocol.
+
+
+def test_parts_hold_every_run_once():
+    config = small(learning_rates=(1e-3, 1e-2))
+    runs = [run for part in parts(config) for run in part]
+    assert [run.number for run in runs] == list(range(12))
+    assert len({(run.arm, run.rate, run.seed) for run in runs}) == 12
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("genesis") / "fixed"
+    return out, experiment.run(small(), out)
+
+
+def test_fixed_study_writes_what_it_says(finished):
+    out, text = finished
+    assert text == (out / "report.md").read_text()
+    rows = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
+    assert len(rows) == 6 * 2 and {"loss", "test_exact", "outside_loss"} <= rows[0].keys()
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["verdict"] == "not supported" and len(summary["comparisons"]["test_exact"]) == 2
+    assert (out / "study.png").stat().st_size > 10_000
+    assert "Not supported" in text and "width 8 (256)" in text
+    assert {"config.toml", "environment.json"} <= {path.name for path in out.iterdir()}
+
+
+def test_a_run_does_not_depend_on_its_part(finished, tokenizer):
+    out, _ = finished
+    rows = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
+    run = parts(small())[1][2]
+    series, _ = fixed.train(small(), [run], tokenizer)
+    mine = [row["test_loss"] for row in rows if row["run"] == run.number]
+    assert series["measured"].scalars["test_loss"][0].tolist() == pytest.approx(mine, rel=1e-5)
+
+
+def test_goes_on_after_an_interrupt(finished, tmp_path, monkeypatch, capsys):
+    train, calls = fixed.train, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return train(*arguments)
+
+    monkeypatch.setattr(fixed, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(small(), tmp_path / "out")
+    assert "1 of 2 parts are finished and kept" in capsys.readouterr().err
+    assert experiment.run(small(), tmp_path / "out") == finished[1]
+    assert len(calls) == 3
+
+
+def test_no_disk_left(tmp_path, monkeypatch, capsys):
+    train = fixed.train
+
+    def then_full(*arguments):
+        def full(*_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr("fractalkern.sweeps.files.os.fsync", full)
+        return train(*arguments)
+
+    monkeypatch.setattr(fixed, "train", then_full)
+    with pytest.raises(InputError, match="No space left on device"):
+        experiment.run(small(), tmp_path / "out")
+    monkeypatch.undo()
+    assert "of 2 parts are finished" in capsys.readouterr().err
+    experiment.run(small(), tmp_path / "out")
+
+
+def test_refuses_a_folder_or_checkpoint_of_other_settings(finished, tmp_path, tokenizer):
+    with pytest.raises(InputError, match="beta"):
+        experiment.run(small(beta=1.0), finished[0])
+    runs, checkpoint = parts(small())[0], tmp_path / "state"
+    fixed.train(small(), runs, tokenizer, checkpoint)
+    with pytest.raises(InputError, match="beta"):
+        fixed.train(small(beta=1.0), runs, tokenizer, checkpoint)
+
+
+def comparison(name: str, difference: float, p: float) -> Comparison:
+    return Comparison(name, 5, difference, difference - 0.1, difference + 0.1, 1.0, p, p)
+
+
+@pytest.mark.parametrize(
+    "white, shuffled, word",
+    [
+        ((0.2, 0.01), (0.2, 0.02), "supported"),
+        ((0.2, 0.01), (0.2, 0.2), "not supported"),
+        ((-0.2, 0.01), (-0.1, 0.3), "contradicted"),
+        ((-0.2, 0.01), (0.2, 0.01), "not supported"),
+        ((0.0, 1.0), (0.0, 1.0), "not supported"),
+    ],
+)
+def test_verdict_needs_both_nulls(white, shuffled, word):
+    family = [comparison("genesis - white", *white), comparison("genesis - shuffled", *shuffled)]
+    found = findings.Findings([], {}, family, [], [])
+    assert found.verdict[0] == word
+    assert findings.Findings([], {}, family[:1], [], []).verdict[0] == "untested"
+
+
+def test_a_run_that_diverges_is_counted(tmp_path):
+    text = experiment.run(small(learning_rates=(1e-3, 1e30), clip_norm=1e30), tmp_path / "out")
+    rows = [json.loads(x) for x in (tmp_path / "out" / "runs.jsonl").read_text().splitlines()]
+    assert any(row["test_loss"] is None for row in rows if row["rate"] == 1e30)
+    assert "2 of 4 |" in text
+
+
+# The published protocol.
+
+
+def test_published_writes_the_originals_files(tmp_path):
+    text = experiment.run(tiny_published(), tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "deep_genesis_training_results.json").read_text())
+    assert list(record) == ["Standard", "Genesis"]
+    for arm in record.values():
+        keys = "training_losses evaluation_accuracies steps final_accuracy final_responses"
+        assert list(arm) == keys.split()
+        assert arm["steps"] == [2, 4, 6] and len(arm["training_losses"]) == 3
+        assert [set(one) for one in arm["final_responses"]] == [
+            {"prompt", "response", "answer"}
+        ] * 4
+        right = [
+            p.answer in one["answer"]
+            for p, one in zip(problems.PUBLISHED, arm["final_responses"], strict=True)
+        ]
+        assert arm["final_accuracy"] == sum(right) / 4
+    assert (tmp_path / "out" / "learning_dynamics.png").stat().st_size > 50_000
+    assert "| final accuracy | 0.50 |" in text
+
+
+def test_published_loss_restarts_with_each_epoch():
+    losses = torch.arange(1.0, 13.0)[None]
+    # 5 steps an epoch, logged every 4: steps 1-4, 6-8 (the 5th was of the epoch before), 11-12.
+    assert published._logged(losses, [4, 8, 12], 5).tolist() == [[2.5, 7.0, 11.5]]
+
+
+def test_published_counts_padding_and_substrings(tokenizer):
+    assert published._is_right("9", " 19") and not published._is_right("9", " 12")
+    texts = encode(problems.PUBLISHED, tokenizer, 40)
+    model = started(tokenizer.size, 40)
+    logits = model(texts.tokens, texts.padding)
+    by_hand = cross_entropy(logits[:, :-1].flatten(0, 1), texts.tokens[:, 1:].flatten())
+    loss = evaluate.published_loss(model, texts.tokens, texts.padding, longest(tokenizer))
+    torch.testing.assert_close(loss, by_hand)
+
+
+# Settings and command.
+
+
+def test_presets_are_the_published_numbers():
+    config = preset("published", "default").checked()
+    assert (config.steps, config.batch, config.every, config.vocabulary) == (50_000, 4, 50, 50_257)
+    assert config.learning_rates == (5e-4, 1e-4) and not shrunk(config)
+    for protocol in ("fixed", "published"):
+        for size in ("quick", "default", "full"):
+            assert preset(protocol, size).checked().seeds >= (5 if protocol == "fixed" else 1)
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        (dict(learning_rates=()), "learning_rates must be at least one"),
+        (dict(learning_rates=(1e-3, 1e-3)), "different"),
+        (dict(arms=()), "arms must be at least one"),
+        (dict(arms=("beta-x",)), "arms must be one of"),
+        (dict(every=10), "steps must be from every = 10"),
+        (dict(texts=18), "multiple of 4"),
+        (dict(width=9), "width must be a multiple of heads = 2"),
+        (dict(seeds=0), "seeds must be at least 1"),
+        (dict(dropout=1.0), "dropout must be in"),
+        (dict(clip_norm=0.0), "clip_norm must be above 0"),
+        (dict(positions=16), "positions must be at least 32"),
+    ],
+)
+def test_bad_settings(changes, sentence):
+    with pytest.raises(InputError, match=sentence):
+        small(**changes).checked()
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["--arms", "defalt"], "did you mean 'default'"),
+        (
+            ["--protocol", "published", "--learning-rates", "1e-3"],
+            "learning_rates must be one for each of the 2 arms",
+        ),
+        (["--quick", "--learning-rates", "fast"], "fast"),
+        (["--quick", "--full"], "only one of --quick and --full"),
+    ],
+)
+def test_command_says_what_is_wrong_in_one_sentence(words, sentence, capsys):
+    assert cli.main(["genesis", *words]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and len(said.strip().splitlines()) == 1
+
+
+def test_print_config_can_be_given_back(tmp_path, capsys):
+    assert cli.main(["genesis", "--quick", "--beta", "1", "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    (tmp_path / "own.toml").write_text(printed)
+    words = ["genesis", "--config", str(tmp_path / "own.toml"), "--print-config"]
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out == printed and "beta = 1.0" in printed
