@@ -23,6 +23,8 @@ OPTIONAL: dict[str, Callable[[], bool]] = {
     "x86-64-v3": lambda: "x86-64-v3" in fk.build_info()["supported_instruction_sets"],
     "x86-64-v4": lambda: "x86-64-v4" in fk.build_info()["supported_instruction_sets"],
 }
+# Tests of Triton kernels need a process whose environment says so: test_triton.py starts it.
+collect_ignore = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["interpreted_triton.py"]
 REQUIRED = set(filter(None, os.environ.get("FRACTALKERN_REQUIRE", "").split(",")))
 
 

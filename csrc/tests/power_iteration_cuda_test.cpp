@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -182,14 +183,13 @@ bool near(double a, double b, double tolerance) {
 }
 
 std::string describe(const std::vector<Stack>& stacks, const Options& o, bool given) {
-  std::string text = o.lanczos ? "lanczos" : "power";
-  text += given ? " given" : " random";
-  text += " passes " + std::to_string(o.passes) + " tol " + std::to_string(o.tol) + ":";
+  std::ostringstream text;
+  text << (o.lanczos ? "lanczos" : "power") << (given ? " given" : " random") << " passes "
+       << o.passes << " tol " << o.tol << ':';
   for (const Stack& s : stacks)
-    text += " " + std::to_string(s.weight.stack) + "x" + std::to_string(s.weight.rows) + "x" +
-            std::to_string(s.weight.columns) + "/" + std::to_string(s.weight.row_stride) +
-            " type " + std::to_string(static_cast<int>(s.weight.type));
-  return text;
+    text << ' ' << s.weight.stack << 'x' << s.weight.rows << 'x' << s.weight.columns << '/'
+         << s.weight.row_stride << " type " << static_cast<int>(s.weight.type);
+  return text.str();
 }
 
 void check_against_cpu(const std::vector<Stack>& stacks, const Options& o,
