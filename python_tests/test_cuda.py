@@ -129,6 +129,26 @@ def test_labels_are_those_of_the_cpu(condition):
         )
 
 
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 5e-16), (torch.float32, 3e-7)])
+def test_tanh(dtype, bound):
+    x = torch.linspace(-25, 25, 100_001, dtype=torch.float64).to(dtype)
+    x = torch.cat([x, torch.tensor([0.0, -0.0, torch.inf, -torch.inf], dtype=dtype)])
+    ours = torch.ops.fractalkern.vector_tanh(x.to(DEVICE)).cpu()
+    torch.testing.assert_close(ours, x.double().tanh().to(dtype), rtol=0, atol=bound)
+    nan = torch.full((3,), torch.nan, dtype=dtype)
+    assert torch.ops.fractalkern.vector_tanh(nan.to(DEVICE)).isnan().all()
+
+
+@pytest.mark.parametrize("unit", ["multiply-add", "tensor-core", "any-shape"])
+def test_every_unit_gives_the_labels_of_the_cpu(unit, monkeypatch):
+    arguments, options = view("tanh", resolution=32, steps=60)
+    expected = fk.train_sweep(*arguments, **options)
+    monkeypatch.setenv("FRACTALKERN_SWEEP_UNIT", unit)
+    there, there_options = moved(arguments, options)
+    ours = fk.train_sweep(*there, **there_options)
+    assert (ours.converged.cpu() == expected.converged).double().mean() >= 0.997
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("width", [3, 8, 16, 32])
 def test_bits_do_not_depend_on_what_shares_the_launch(width, dtype):

@@ -32,6 +32,8 @@ import fractalkern as fk
 assert Path(fk.__file__).is_relative_to(sys.argv[1]), fk.__file__
 built_with = fk.build_info()["torch_built_with"]
 assert built_with != torch.__version__, f"both are torch {built_with}"
+has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+assert has_kernel("fractalkern::box_count", "CUDA"), "no CUDA kernel is registered"
 
 generator = torch.Generator().manual_seed(0)
 mask = torch.rand(3, 65, 130, generator=generator) < 0.05

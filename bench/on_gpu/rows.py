@@ -15,6 +15,8 @@ SECONDS = 3.0  # for each contender
 class Contender:
     """One way to do the work. `build()` returns the call; one that raises ImportError is absent.
 
+    A peer that fails is a row that says so.
+
     `check(answer)` raises if an answer is wrong; nothing is timed before it has passed.
     """
 
@@ -68,17 +70,21 @@ def run(case: Case, ceilings: dict[str, float]) -> Iterator[Row]:
     for one in case.contenders:
         head = case.kernel, case.case, one.name, one.role, case.unit
         target = case.target if one.role == "ours" and ours is None else ""
+        call = None
         try:
             call = one.build()
             if one.check is not None:
                 one.check(call())
+            timing = (by_events if one.clock == "events" else by_clock)(call, SECONDS)
         except ImportError as error:
             yield Row(*head, None, None, None, None, target, f"not installed: {error}")
             continue
-        except torch.cuda.OutOfMemoryError:
-            yield Row(*head, None, None, None, None, target, "needs more memory than there is")
+        except Exception as error:
+            if one.role != "peer":  # what is wrong with a peer must not end the run
+                raise
+            reason = f"failed: {type(error).__name__}: {error}".splitlines()[0]
+            yield Row(*head, None, None, None, None, target, reason[:100])
             continue
-        timing = (by_events if one.clock == "events" else by_clock)(call, SECONDS)
         rate = one.work / timing.median
         ours = ours or rate
         share = None

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -40,13 +41,34 @@ def _on_two_cores(problem: Problem) -> Callable[[], Tensor]:
     return train
 
 
-def _compiled(problem: Problem) -> Callable[[], Tensor]:
-    """Batched products and a gradient written by hand, one compiled function a step."""
+def _forced(call: Callable[[], Tensor], unit: str) -> Callable[[], Tensor]:
+    """The same on a unit of the GPU."""
+
+    def train() -> Tensor:
+        os.environ["FRACTALKERN_SWEEP_UNIT"] = unit
+        try:
+            return call()
+        finally:
+            del os.environ["FRACTALKERN_SWEEP_UNIT"]
+
+    return train
+
+
+def _jax(problem: Problem) -> Callable[[], np.ndarray]:
+    import jax
+
+    if jax.default_backend() != "gpu":
+        raise ImportError(f"the JAX here runs on {jax.default_backend()} alone")
+    return jax_peers.scanned(problem)
+
+
+def _batched(problem: Problem, compiled: Callable[[Callable], Callable]) -> Callable[[], Tensor]:
+    """Batched products and a gradient written by hand, one function a step."""
     x, y, w0, w1, lr0, lr1 = (torch.from_numpy(a).cuda() for a in problem.arrays())
     (points, n), h = x.shape, w0.shape[1]
     scale = math.sqrt(2 / n)
 
-    @torch.compile
+    @compiled
     def step(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         hidden = torch.tanh(scale * (x @ u))
         error = hidden @ v / h - y
@@ -86,8 +108,11 @@ def _check(problem: Problem) -> Callable[[Tensor | np.ndarray], None]:
 
 def _case(width: int, dtype: str, target: str) -> Case:
     problem = Problem(width, dtype, _STEPS[width], resolution=256)
-    peers = replace(problem, steps=_PEER_STEPS, resolution=64)
+    peers = replace(problem, steps=_PEER_STEPS)
     host = replace(problem, steps=_PEER_STEPS, resolution=32)
+
+    def forced(unit: str) -> Callable[[], Callable[[], Tensor]]:
+        return lambda: _forced(_ours(problem, "cuda", False), unit)
 
     def contender(name: str, build: Callable, of: Problem, **options) -> Contender:
         work = of.work()["network_steps"]
@@ -104,8 +129,10 @@ def _case(width: int, dtype: str, target: str) -> Case:
             contender(
                 "CUDA, early exit", lambda: _ours(problem, "cuda", True), problem, role="ours"
             ),
-            contender("scan of vmap, JAX", lambda: jax_peers.scanned(peers), peers, clock="host"),
-            contender("batched, torch.compile", lambda: _compiled(peers), peers),
+            contender("CUDA, multiply-adds", forced("multiply-add"), problem, role="ours"),
+            contender("scan of vmap, JAX", lambda: _jax(peers), peers, clock="host"),
+            contender("batched, PyTorch", lambda: _batched(peers, lambda step: step), peers),
+            contender("batched, torch.compile", lambda: _batched(peers, torch.compile), peers),
             contender("CPU kernel, two cores", lambda: _on_two_cores(host), host, clock="host"),
         ],
         target,
@@ -115,7 +142,7 @@ def _case(width: int, dtype: str, target: str) -> Case:
 
 
 def _frame() -> Case:
-    """A quarter-resolution sample of a 4,096² frame in each axis' direction, 1/256 of its cells."""
+    """Every sixteenth row and column of a 4,096² frame, 1/256 of its cells."""
     problem = Problem(16, "float64", 500, resolution=_FRAME // 16)
     ours = Contender(
         "CUDA, early exit", lambda: _ours(problem, "cuda", True), 1 / 256, _check(problem), "ours"

@@ -33,11 +33,15 @@ void check_cuda(cudaError_t status, const char* op) {
   text << op << ": ";
   switch (status) {
     case cudaErrorNoKernelImageForDevice:
+    case cudaErrorInvalidDeviceFunction:  // the same, asked for by an attribute
       text << "this build has kernels for " << architectures() << " and none for " << device_name()
            << "; rebuild with FRACTALKERN_CUDA_ARCHS set to the number of that device";
       break;
     case cudaErrorInsufficientDriver:
     case cudaErrorUnsupportedPtxVersion:
+    case cudaErrorCallRequiresNewerDriver:
+    case cudaErrorSystemDriverMismatch:
+    case cudaErrorCompatNotSupportedOnDevice:
       text << "the NVIDIA driver is older than this build's CUDA " << CUDART_VERSION / 1000 << '.'
            << CUDART_VERSION % 1000 / 10
            << "; update the driver, or rebuild with the toolkit that fits it";

@@ -1,4 +1,5 @@
 // torch.ops.fractalkern.train_sweep: schema, guards and the glue of CPU and CUDA.
+#include <cstdlib>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -59,6 +60,20 @@ void check_batches(const Tensor& batches, int64_t steps, int64_t rows) {
                     ", but rows go from 0 to ", rows - 1);
 }
 
+// FRACTALKERN_SWEEP_UNIT forces a unit of the GPU, for measurements.
+SweepUnit sweep_unit() {
+  const char* name = std::getenv("FRACTALKERN_SWEEP_UNIT");
+  if (name == nullptr) return SweepUnit::kFastest;
+  const std::string unit = name;
+  if (unit == "multiply-add") return SweepUnit::kMultiplyAdd;
+  if (unit == "tensor-core") return SweepUnit::kTensorCore;
+  STD_TORCH_CHECK(unit == "any-shape",
+                  "train_sweep: FRACTALKERN_SWEEP_UNIT must be multiply-add, tensor-core or "
+                  "any-shape, got ",
+                  unit);
+  return SweepUnit::kAnyShape;
+}
+
 template <class T>
 void run(const Inputs& in, TrainSweepArgs<T> args, Tensor& value, Tensor& converged,
          Tensor& final_loss, Tensor& steps_run, Tensor& first_loss, Tensor& history) {
@@ -79,7 +94,7 @@ void run(const Inputs& in, TrainSweepArgs<T> args, Tensor& value, Tensor& conver
   args.history = history.numel() > 0 ? static_cast<T*>(history.data_ptr()) : nullptr;
   if (in.x.is_cuda()) {
     const CudaStream stream = cuda_stream_of(in.x, "train_sweep");
-    if constexpr (kCudaBuilt) train_sweep_cuda(args, stream);
+    if constexpr (kCudaBuilt) train_sweep_cuda(args, stream, sweep_unit());
   } else {
     train_sweep_cpu(args, torch_parallel());
   }

@@ -70,10 +70,17 @@ def checked_sizes(op: str, name: str, sizes: Any, side: int) -> list[int]:
 
 
 def sizes_on(device: torch.device, sizes: list[int]) -> Tensor:
-    """The box sizes as an int64 tensor; a CUDA graph may not copy from the host, but fill."""
-    if torch.compiler.is_compiling() or not is_capturing(device):
+    """The box sizes as an int64 tensor, without a wait for the device.
+
+    A copy to it must be from pinned memory; a CUDA graph would copy what lies there at its replay,
+    but may fill.
+    """
+    if torch.compiler.is_compiling() or device.type != "cuda":
         return torch.tensor(sizes, dtype=torch.int64, device=device)
-    return torch.stack([torch.full((), s, dtype=torch.int64, device=device) for s in sizes])
+    if is_capturing(device):
+        return torch.stack([torch.full((), s, dtype=torch.int64, device=device) for s in sizes])
+    pinned = torch.tensor(sizes, dtype=torch.int64, pin_memory=True)
+    return pinned.to(device, non_blocking=True)
 
 
 def checked_offsets(op: str, offsets: Any) -> int:
