@@ -49,7 +49,8 @@ def _list(names: object) -> str:
 
 def _cuda_kernels(architectures: list[str]) -> str:
     if architectures:
-        return f"{', '.join(backends.CUDA_KERNELS)}; built for {' '.join(architectures)}"
+        ops = (op for op in backends.CUDA_OPS if not op.endswith("_eager"))  # twins of others
+        return f"{', '.join(ops)}; built for {' '.join(architectures)}"
     return "not built: needs nvcc on the PATH, then a reinstall with FRACTALKERN_CUDA=1"
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import fractalkern as fk
-from fractalkern import backends
 from fractalkern.experiments.trainability.config import TrainabilityConfig
 from fractalkern.experiments.trainability.data import shared
 from fractalkern.experiments.trainability.training import sweep_arguments
@@ -78,8 +77,6 @@ def test_masks_beyond_two_to_the_31_cells():
 
 @pytest.mark.parametrize("weights", [torch.bool, torch.uint8, torch.float64], ids=str)
 def test_box_masses_are_those_of_the_cpu(weights):
-    if "box_mass" not in backends.CUDA_KERNELS:
-        pytest.skip("box_mass is not written in CUDA yet")
     mask = (torch.rand(3, 65, 131, generator=generator()) < 0.1).to(weights)
     for options in ({}, {"sizes": [1, 3, 7], "offsets": 2}):
         ours = fk.box_masses(mask.to(DEVICE), spatial_dims=2, **options)
