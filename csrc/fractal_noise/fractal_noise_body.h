@@ -271,13 +271,13 @@ FRACTALKERN_TARGET void measure_chunk(const FractalNoiseArgs<T>& args, const Noi
     }
     i += count;
   }
+  // The last group's other modes, which are shaped too.
+  std::fill_n(chunk.amplitude + chunk.modes, kGroupBytes / sizeof(T), T(0));
   for (int64_t i = 0; i < chunk.modes; i += kLanes) {
     const V q = load<V>(chunk.amplitude + i);
     const V amplitude = q > 0 ? V(power_law(q, item.slope) * item.gain) : V{};
     store(amplitude, chunk.amplitude + i);
   }
-  // The last group's other modes.
-  std::fill_n(chunk.amplitude + chunk.modes, kGroupBytes / sizeof(T), T(0));
 }
 
 // Brings the other coordinates into the state of Philox and finds the modes of the self-conjugate
