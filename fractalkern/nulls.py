@@ -114,14 +114,17 @@ def _contours(
     """Masks of smooth contours, their cells flipped about the contour over `width` cells."""
     rows, columns = mask.shape
     share = float(mask.double().mean())
+    noisy = width is not None
     for count in _sizes(draws, mask.numel()):
-        fields = []
-        for _ in range(count):
+        masks = torch.empty(count, rows, columns, dtype=torch.bool)
+        for one in masks:
             scale = length * math.exp(_JITTER * float(torch.randn((), generator=generator)))
-            square = smooth_contours(1, max(rows, columns), generator, length=scale, inside=share)
-            fields.append(square[:, :rows, :columns])
-        distance = torch.cat(fields)
-        yield (distance if width is None else with_noise(distance, width, generator)) < 0
+            square = smooth_contours(
+                1, max(rows, columns), generator, length=scale, inside=share, distances=noisy
+            )
+            field = square[0, :rows, :columns]
+            torch.lt(with_noise(field, width, generator) if noisy else field, 0, out=one)
+        yield masks
 
 
 def _by_row(mask: Tensor, draws: int, generator: torch.Generator) -> Iterator[Tensor]:

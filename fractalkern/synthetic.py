@@ -48,6 +48,7 @@ def smooth_contours(
     *,
     length: float | None = None,
     inside: float | None = None,
+    distances: bool = True,
 ) -> Tensor:
     """Signed distances, about, from level sets of fields with covariance exp(-r^2 / 2 l^2), D = 1.
 
@@ -57,16 +58,17 @@ def smooth_contours(
         generator: draws all that is random.
         length: l in cells; by default uniform between N/10 and N/4.
         inside: share of the cells that are negative; by default uniform between 0.2 and 0.8.
-
-    The result is the field over its gradient, which near the boundary is the distance from it.
+        distances: the result is the field over its gradient, which near the boundary is the
+            distance from it; else the field itself, of the same signs and in half the time.
     """
     fields = []
     for _ in range(count):
         share = 0.1 + 0.15 * float(torch.rand((), generator=generator))
         scale = share * side if length is None else length
-        field, slope = _smooth_field(side, scale, generator)
-        level = _level(field, generator, inside)
-        fields.append((field - level) / slope.clamp(min=1e-3 / scale))
+        wave = _Waves(side, scale, generator)
+        field = wave.field()
+        field -= _level(field, generator, inside)
+        fields.append(field.div_(wave.slope().clamp_(min=1e-3 / scale)) if distances else field)
     return torch.stack(fields)
 
 
@@ -129,11 +131,16 @@ def sierpinski_gaskets(count: int, side: int, generator: torch.Generator) -> Ten
 
 
 def with_noise(distance: Tensor, width: float, generator: torch.Generator) -> Tensor:
-    """Signs of `distance` (in cells), each flipped with probability Phi(-|distance| / width)."""
-    chance = torch.special.ndtr(-distance.abs() / width)
-    flipped = torch.rand(distance.shape, generator=generator) < chance
+    """Signs of `distance` (in cells), each flipped with probability Phi(-|distance| / width).
+
+    Cells beyond 5.5 widths, where that is below the 2^-24 between uniform numbers, are not flipped.
+    """
     signs = distance.sign()
-    return torch.where(flipped, -signs, signs)
+    near = (distance.abs() < 5.5 * width).flatten().nonzero()[:, 0]
+    chance = torch.special.ndtr(distance.flatten()[near].abs() / -width)
+    flipped = near[torch.rand(chance.shape, generator=generator) < chance]
+    signs.view(-1)[flipped] *= -1
+    return signs
 
 
 def _cells(side: int) -> tuple[Tensor, Tensor]:
@@ -157,26 +164,36 @@ def _level(field: Tensor, generator: torch.Generator, inside: float | None) -> T
     return torch.kthvalue(sample, rank)[0]
 
 
-def _smooth_field(side: int, length: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A field of correlation length `length` and the norm of its gradient, `[side, side]` each.
+class _Waves:
+    """A field of correlation length `length` on `[side, side]`.
 
     A sum over the few waves of the double period whose amplitude exceeds e^-4 of the largest: the
     rest holds 1e-6 of the variance.
     """
-    period = 2 * side
-    waves = math.ceil(4 * period / (2 * math.pi * length)) + 1
-    k = 2 * math.pi / period * torch.arange(waves + 1, dtype=torch.float32)
-    envelope = torch.exp(-((length * k) ** 2) / 4)  # the root of the spectrum
-    phase = torch.arange(side, dtype=torch.float32)[:, None] * k
-    cos, sin = phase.cos() * envelope, phase.sin() * envelope
-    basis = torch.cat([cos, sin], 1)
-    slope = torch.cat([-k * sin, k * cos], 1)
-    parts = torch.randn(basis.shape[1], basis.shape[1], generator=generator)
-    parts[0] *= math.sqrt(0.5)  # the waves of k = 0 have no sine
-    parts[:, 0] *= math.sqrt(0.5)
-    across = parts @ basis.T
-    field = basis @ across
-    return field, torch.hypot(slope @ across, basis @ (parts @ slope.T))
+
+    def __init__(self, side: int, length: float, generator: torch.Generator) -> None:
+        period = 2 * side
+        waves = math.ceil(4 * period / (2 * math.pi * length)) + 1
+        k = 2 * math.pi / period * torch.arange(waves + 1, dtype=torch.float32)
+        envelope = torch.exp(-((length * k) ** 2) / 4)  # the root of the spectrum
+        phase = torch.arange(side, dtype=torch.float32)[:, None] * k
+        cos, sin = phase.cos() * envelope, phase.sin() * envelope
+        self._basis = torch.cat([cos, sin], 1)
+        self._slope = torch.cat([-k * sin, k * cos], 1)
+        parts = torch.randn(self._basis.shape[1], self._basis.shape[1], generator=generator)
+        parts[0] *= math.sqrt(0.5)  # the waves of k = 0 have no sine
+        parts[:, 0] *= math.sqrt(0.5)
+        self._parts = parts
+        self._across = parts @ self._basis.T
+
+    def field(self) -> Tensor:
+        """Its values."""
+        return self._basis @ self._across
+
+    def slope(self) -> Tensor:
+        """The norm of its gradient, a cell."""
+        down, across = self._slope @ self._across, self._basis @ (self._parts @ self._slope.T)
+        return down.square_().addcmul_(across, across).sqrt_()
 
 
 @lru_cache(maxsize=16)
