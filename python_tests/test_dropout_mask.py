@@ -26,16 +26,17 @@ def test_matches_reference(instruction_set, threads):
     keys = torch.tensor([[1, 2], [0xFFFFFFFF, 7]])
     share = round(0.3 * 2**32)
     for count in (0, 1, 6, 31, 100_003):
-        masks = torch.vmap(lambda key, n=count: dropout_mask(key, n, 5, 9, STREAM, share))(keys)
+        rest = (5, 9, STREAM, share, 1 / 0.7)
+        masks = torch.vmap(lambda key, n=count, rest=rest: dropout_mask(key, n, *rest))(keys)
         for key, mask in zip(keys, masks, strict=True):
-            assert torch.equal(mask, reference.dropout_mask(key, count, 5, 9, STREAM, share))
-    assert dropout_mask(keys[0], 64, 0, 0, 0, 0).all()
-    assert not dropout_mask(keys[0], 64, 0, 0, 0, 2**32).any()
+            assert torch.equal(mask, reference.dropout_mask(key, count, *rest))
+    assert (dropout_mask(keys[0], 64, 0, 0, 0, 0, 1.5) == 1.5).all()
+    assert (dropout_mask(keys[0], 64, 0, 0, 0, 2**32, 1.5) == 0).all()
 
 
 def test_passes_opcheck_and_compiles():
     op = torch.ops.fractalkern.dropout_mask.default
-    arguments = (torch.ones(2, 2).long(), 9, 0, 0, 1, 2**31)
+    arguments = (torch.ones(2, 2).long(), 9, 0, 0, 1, 2**31, 2.0)
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(op, arguments, test_utils=tests)
     compiled = torch.compile(dropout_mask, fullgraph=True, backend="aot_eager")
@@ -45,9 +46,9 @@ def test_passes_opcheck_and_compiles():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((torch.ones(2, 3).long(), 9, 0, 0, 1, 1), r"keys must be int64 of shape \[\.\.\., 2\]"),
-        ((torch.ones(2).long(), -1, 0, 0, 1, 1), "count must be from 0"),
-        ((torch.ones(2).long(), 9, 0, 0, 1, 2**32 + 1), "threshold must be from 0"),
+        ((torch.ones(2, 3).long(), 9, 0, 0, 1, 1, 1.0), r"keys must be int64 of shape \[\.\.\., 2\]"),
+        ((torch.ones(2).long(), -1, 0, 0, 1, 1, 1.0), "count must be from 0"),
+        ((torch.ones(2).long(), 9, 0, 0, 1, 2**32 + 1, 1.0), "threshold must be from 0"),
     ],
 )
 def test_raw_op_checks_what_could_crash(arguments, message):

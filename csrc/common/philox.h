@@ -4,9 +4,9 @@
 // A `Wide` is uint64_t or a vector of it whose low halves are the 32-bit words: the two products of
 // a round are 64 bits wide, so nothing has to be packed between rounds. What the high halves hold
 // on entry does not matter, and on return it is undefined. FRACTALKERN_MATH are the specifiers of
-// the functions, and the multiply_low() of vectors stands before the inclusion; included once per
-// target, inside namespace fractalkern::FRACTALKERN_ISA (common/each_instruction_set.h), hence no
-// include guard.
+// the functions, and the multiply_low() of vectors stands before the inclusion
+// (common/philox_vectors.h); included once per target, inside namespace
+// fractalkern::FRACTALKERN_ISA (common/each_instruction_set.h), hence no include guard.
 
 #include "common/host_device.h"
 

@@ -1,4 +1,4 @@
-// Which elements dropout keeps, each by a random word of its own.
+// What dropout multiplies elements by, each by a random word of its own.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,8 @@ struct DropoutMask {
   int64_t rows, count;  // masks and elements of each
   uint32_t counter[3];  // the words of the counter behind the first
   uint64_t threshold;   // 0 to 2^32
-  uint8_t* kept;  // [rows, count], written: 1 where the element's word is at least `threshold`
+  float scale;
+  float* values;  // [rows, count], written: `scale` where the word is at least `threshold`, else 0
 };
 
 // Element e has word e mod 4 of philox4x32 at the counter (e div 4, counter...) under its row's

@@ -1,6 +1,7 @@
-// A lane draws one block of four words; their verdicts are packed to four bytes and stored at once.
+// A lane draws one block of four words, which decide on four elements.
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "common/instruction_set.h"
 #include "common/simd.h"

@@ -8,7 +8,7 @@ namespace fractalkern {
 namespace {
 
 Tensor dropout_mask(const Tensor& keys, int64_t count, int64_t call, int64_t step, int64_t stream,
-                    int64_t threshold) {
+                    int64_t threshold, double scale) {
   const char* const op = "dropout_mask";
   constexpr int64_t kWord = int64_t{1} << 32;
   STD_TORCH_CHECK(
@@ -21,7 +21,7 @@ Tensor dropout_mask(const Tensor& keys, int64_t count, int64_t call, int64_t ste
   const Tensor rows = torch::stable::contiguous(keys);
   std::vector<int64_t> shape(rows.sizes().begin(), rows.sizes().end());
   shape.back() = count;
-  Tensor kept = torch::stable::new_empty(rows, shape, ScalarType::Bool);
+  Tensor values = torch::stable::new_empty(rows, shape, ScalarType::Float);
   DropoutMask mask{};
   mask.keys = static_cast<const int64_t*>(rows.data_ptr());
   mask.rows = rows.numel() / 2;
@@ -30,17 +30,18 @@ Tensor dropout_mask(const Tensor& keys, int64_t count, int64_t call, int64_t ste
   mask.counter[1] = static_cast<uint32_t>(step);
   mask.counter[2] = static_cast<uint32_t>(stream);
   mask.threshold = static_cast<uint64_t>(threshold);
-  mask.kept = static_cast<uint8_t*>(kept.data_ptr());
+  mask.scale = static_cast<float>(scale);
+  mask.values = static_cast<float*>(values.data_ptr());
   dropout_mask_cpu(mask, torch_parallel());
-  return kept;
+  return values;
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fractalkern, library) {
   library.def(
-      "dropout_mask(Tensor keys, int count, int call, int step, int stream, int threshold) -> "
-      "Tensor");
+      "dropout_mask(Tensor keys, int count, int call, int step, int stream, int threshold, "
+      "float scale) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fractalkern, CPU, library) {

@@ -19,29 +19,10 @@ FRACTALKERN_REAL_TYPES(double, int64_t, uint64_t, FRACTALKERN_ISA_TAG::kVectorBy
 FRACTALKERN_REAL_TYPES(float, int32_t, uint32_t, FRACTALKERN_ISA_TAG::kVectorBytes)
 #undef FRACTALKERN_REAL_TYPES
 
-using Wide = typename VectorOf<uint64_t, FRACTALKERN_ISA_TAG::kVectorBytes>::type;
-
 template <class Real, class Integers>
 FRACTALKERN_MATH Real convert(Integers integers) {
   return __builtin_convertvector(integers, Real);
 }
-
-// The compiler would multiply all 64 bits, which takes three instructions or more.
-#if defined(__x86_64__)
-using Halves = typename VectorOf<int32_t, FRACTALKERN_ISA_TAG::kVectorBytes>::type;
-FRACTALKERN_MATH Wide multiply_low(Wide x, uint32_t constant) {
-  const auto a = __builtin_bit_cast(Halves, x);
-  const auto b = __builtin_bit_cast(Halves, Wide{} + constant);
-#if FRACTALKERN_ISA_LEVEL == 4
-  typedef long long Products __attribute__((vector_size(64)));
-  return __builtin_bit_cast(Wide, __builtin_ia32_pmuludq512_mask(a, b, Products{}, 0xFF));
-#elif FRACTALKERN_ISA_LEVEL == 3
-  return __builtin_bit_cast(Wide, __builtin_ia32_pmuludq256(a, b));
-#else
-  return __builtin_bit_cast(Wide, __builtin_ia32_pmuludq128(a, b));
-#endif
-}
-#endif
 
 template <class Real>
 FRACTALKERN_MATH Real square_root(Real x) {
@@ -90,7 +71,7 @@ FRACTALKERN_MATH bool any_below(Words words, uint32_t bound) {
 
 }  // namespace fractalkern::FRACTALKERN_ISA
 
-#include "common/philox.h"
+#include "common/philox_vectors.h"
 #include "fractal_noise/fractal_noise_math.h"
 
 namespace fractalkern::FRACTALKERN_ISA {

@@ -6,19 +6,20 @@ import torch
 from torch import Tensor
 
 
-def clip_norms(grads: Sequence[Tensor], largest: Tensor) -> None:
-    """Scales the rows of the flat stacks, taken together, to norms of at most `largest` `[rows]`.
+def gradient_norms(grads: Sequence[Tensor]) -> Tensor:
+    """Norms `[rows]` of the rows of flat stacks, taken together."""
+    norms = [torch.linalg.vector_norm(grad, dim=1) for grad in grads]
+    return norms[0] if len(norms) == 1 else torch.stack(norms).norm(dim=0)
 
-    As `torch.nn.utils.clip_grad_norm_`, in place: by min(1, largest / (norm + 1e-6)).
+
+def clip_factors(norms: Tensor, largest: Tensor) -> Tensor:
+    """What scales gradients of `norms` `[rows]` to norms of at most `largest` `[rows]`.
+
+    As `torch.nn.utils.clip_grad_norm_`: min(1, largest / (norm + 1e-6)).
 
     >>> import torch
-    >>> from fractalkern.ensemble.clipping import clip_norms
-    >>> grad = torch.tensor([[3.0, 4.0], [0.3, 0.4]])
-    >>> clip_norms([grad], torch.tensor([1.0, 1.0]))
-    >>> grad.norm(dim=1).round(decimals=4).tolist()
-    [1.0, 0.5]
+    >>> from fractalkern.ensemble.clipping import clip_factors
+    >>> clip_factors(torch.tensor([5.0, 0.5]), torch.tensor([1.0, 1.0])).tolist()
+    [0.19999995827674866, 1.0]
     """
-    norms = torch.stack([torch.linalg.vector_norm(grad, dim=1) for grad in grads]).norm(dim=0)
-    factors = (largest.to(norms.dtype) / (norms + 1e-6)).clamp(max=1.0)
-    for grad in grads:
-        grad.mul_(factors[:, None])
+    return (largest.to(norms.dtype) / (norms + 1e-6)).clamp(max=1.0)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fractalkern.errors import InputError, InputTypeError
+from fractalkern.ops.adam import adam_step
 
 # A number, or one for each run: a list or a tensor [R].
 PerRun = Any
@@ -105,6 +106,21 @@ class Optimizer:
         """
         raise NotImplementedError
 
+    def clipped_step(
+        self,
+        flat: Tensor,
+        grad: Tensor,
+        state: State,
+        hyper: Hyper,
+        count: int,
+        layout: Layout,
+        clip: Tensor | None,
+    ) -> None:
+        """The same with the gradients times `clip` `[rows]`, if any."""
+        if clip is not None:
+            grad.mul_(clip[:, None])
+        self.step(flat, grad, state, hyper, count, layout)
+
 
 @dataclass(frozen=True)
 class SGD(Optimizer):
@@ -167,21 +183,29 @@ class Adam(Optimizer):
         self, flat: Tensor, grad: Tensor, state: State, hyper: Hyper, count: int, layout: Layout
     ) -> None:
         """p <- p - lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)."""
-        grad = self._decay(flat, grad, hyper)
-        beta1, beta2, lr = hyper["beta1"], hyper["beta2"], hyper["lr"]
-        dtype = flat.dtype
-        first, second = state["first"], state["second"]
-        first.lerp_(grad, (1 - beta1).to(dtype))
-        second.mul_(beta2.to(dtype)).addcmul_(grad * (1 - beta2).to(dtype), grad)
-        size = (lr / (1 - beta1**count)).to(dtype)
-        root = (1 - beta2**count).sqrt().to(dtype)
-        denominator = second.sqrt().div_(root).add_(hyper["eps"].to(dtype))
-        flat.sub_(torch.div(first, denominator, out=denominator).mul_(size))
+        self.clipped_step(flat, grad, state, hyper, count, layout, None)
 
-    def _decay(self, flat: Tensor, grad: Tensor, hyper: Hyper) -> Tensor:
-        if not hyper["weight_decay"].any():
-            return grad
-        return grad.addcmul(flat, hyper["weight_decay"].to(flat.dtype))
+    def clipped_step(
+        self,
+        flat: Tensor,
+        grad: Tensor,
+        state: State,
+        hyper: Hyper,
+        count: int,
+        layout: Layout,
+        clip: Tensor | None,
+    ) -> None:
+        """The same with the gradients times `clip` `[rows]`, if any, in one pass."""
+        beta1, beta2, lr = hyper["beta1"], hyper["beta2"], hyper["lr"]
+        factor = torch.ones_like(lr) if clip is None else clip[:, None].to(lr.dtype)
+        size, root = lr / (1 - beta1**count), (1 - beta2**count).rsqrt()
+        decays = self._decays(hyper)
+        numbers = (factor, *decays, 1 - beta1, beta2, 1 - beta2, size, root, hyper["eps"])
+        adam_step(flat, grad, state["first"], state["second"], torch.cat(numbers, dim=1))
+
+    def _decays(self, hyper: Hyper) -> tuple[Tensor, Tensor]:
+        """What of the parameter is added to the gradient, and the factor on the parameter."""
+        return hyper["weight_decay"], torch.ones_like(hyper["weight_decay"])
 
 
 @dataclass(frozen=True)
@@ -195,7 +219,6 @@ class AdamW(Adam):
 
     weight_decay: PerRun = 1e-2
 
-    def _decay(self, flat: Tensor, grad: Tensor, hyper: Hyper) -> Tensor:
-        if hyper["weight_decay"].any():
-            flat.mul_((1 - hyper["lr"] * hyper["weight_decay"]).to(flat.dtype))
-        return grad
+    def _decays(self, hyper: Hyper) -> tuple[Tensor, Tensor]:
+        decay = hyper["weight_decay"]
+        return torch.zeros_like(decay), 1 - hyper["lr"] * decay

@@ -58,9 +58,10 @@ class _Dropout(TorchFunctionMode):
         if not training or p == 0:
             return input
         place = self.call, self.step, DROPOUT_STREAM
-        kept = dropout_mask(self.key, input.numel(), *place, round(p * 2**32)).view(input.shape)
+        scale = 1 / (1 - p) if p < 1 else 0.0
+        mask = dropout_mask(self.key, input.numel(), *place, round(p * 2**32), scale)
         self.call += 1
-        return torch.where(kept, input / (1 - p), 0.0) if p < 1 else input * 0
+        return input * mask.view(input.shape).to(input.dtype)
 
     def _attention(
         self,

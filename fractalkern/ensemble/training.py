@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fractalkern.ensemble.clipping import clip_norms
+from fractalkern.ensemble.clipping import clip_factors, gradient_norms
 from fractalkern.ensemble.data import Data
 from fractalkern.ensemble.dense import DenseNetworks
 from fractalkern.ensemble.gradients import OP, Gradients
@@ -33,19 +33,16 @@ class Rules:
     def step(self, rows: Rows, data: Data, recorder: Recorder) -> Tensor:
         """Takes all rows one step further; the losses `[rows]` before it, of the rows left."""
         losses = self._gradients(rows, data, recorder)
-        grads = [group.grad for group in rows.groups]
-        finite = losses.isfinite()
-        for grad in grads:
-            finite &= grad.abs().amax(dim=1).isfinite()
-        if not finite.all():
-            bad = (~finite).nonzero()[:, 0].tolist()
+        norms = gradient_norms([group.grad for group in rows.groups])
+        bad = _not_finite(losses, norms, rows)
+        if bad:
             recorder.freeze(rows, [row for row in bad if rows.live[row]])
-            stacks = {"losses": losses}
+            stacks = {"losses": losses, "norms": norms}
             rows.freeze(bad, stacks)
-            losses = stacks["losses"]
-            grads = [group.grad for group in rows.groups]
+            losses, norms = stacks["losses"], stacks["norms"]
+        clip = None
         if self.clip is not None:
-            clip_norms(grads, self.clip[rows.runs].to(self.device))
+            clip = clip_factors(norms, self.clip[rows.runs].to(self.device))
         factor = None
         if self.schedule is not None:
             factors = self.schedule.factors(rows.step, len(self.seeds))
@@ -55,8 +52,8 @@ class Rules:
             hyper = group.hyper
             if factor is not None:
                 hyper = {**hyper, "lr": hyper["lr"] * factor}
-            group.optimizer.step(
-                group.flat, group.grad, group.state, hyper, rows.step, group.layout
+            group.optimizer.clipped_step(
+                group.flat, group.grad, group.state, hyper, rows.step, group.layout, clip
             )
         return losses
 
@@ -119,6 +116,16 @@ class Rules:
             name: torch.cat([state[name] for state in states]).detach() for name in states[0]
         }
         return torch.cat(values)
+
+
+def _not_finite(losses: Tensor, norms: Tensor, rows: Rows) -> list[int]:
+    """The rows whose loss or gradient is not finite."""
+    finite = losses.isfinite()
+    if not (finite & norms.isfinite()).all():
+        # The square of a finite gradient may overflow.
+        for group in rows.groups:
+            finite &= group.grad.isfinite().all(dim=1)
+    return (~finite).nonzero()[:, 0].tolist()
 
 
 def _with_gradients(

@@ -10,9 +10,9 @@ from fractalkern.reference import dropout_mask as reference
 
 
 def dropout_mask(
-    key: Tensor, count: int, call: int, step: int, stream: int, threshold: int
+    key: Tensor, count: int, call: int, step: int, stream: int, threshold: int, scale: float
 ) -> Tensor:
-    """Which of `count` elements dropout keeps: a random word each, the same on every device.
+    """What dropout multiplies `count` elements by: a random word each, the same on every device.
 
     Args:
         key: two words of a Philox key, int64 `[2]`; vmap batches it.
@@ -21,26 +21,31 @@ def dropout_mask(
         step: third word.
         stream: fourth word.
         threshold: 0 to 2^32; an element stays if its word is at least this.
+        scale: the value of those that stay; the others have 0.
 
     Returns:
-        Bool `[count]`. Element e has word e mod 4 at the counter (e div 4, call, step, stream).
+        float32 `[count]`. Element e has word e mod 4 at the counter (e div 4, call, step, stream).
 
     >>> import torch
     >>> from fractalkern.ops.dropout_mask import dropout_mask
-    >>> dropout_mask(torch.tensor([1, 0]), 4, 0, 0, 0, 2**31).shape
-    torch.Size([4])
+    >>> dropout_mask(torch.tensor([1, 0]), 4, 0, 0, 0, 2**31, 2.0).tolist()
+    [2.0, 2.0, 2.0, 2.0]
     """
     if key.device.type != "cpu":
-        return reference.dropout_mask(key, count, call, step, stream, threshold)
-    kept: Tensor = torch.ops.fractalkern.dropout_mask(key, count, call, step, stream, threshold)
-    return kept
+        return reference.dropout_mask(key, count, call, step, stream, threshold, scale)
+    mask: Tensor = torch.ops.fractalkern.dropout_mask(
+        key, count, call, step, stream, threshold, scale
+    )
+    return mask
 
 
 @torch.library.register_fake("fractalkern::dropout_mask")
-def _fake(keys: Tensor, count: int, call: int, step: int, stream: int, threshold: int) -> Tensor:
-    return keys.new_empty((*keys.shape[:-1], count), dtype=torch.bool)
+def _fake(
+    keys: Tensor, count: int, call: int, step: int, stream: int, threshold: int, scale: float
+) -> Tensor:
+    return keys.new_empty((*keys.shape[:-1], count), dtype=torch.float32)
 
 
 @torch.library.register_vmap("fractalkern::dropout_mask")
-def _batched(info: Any, axes: tuple[Any, ...], keys: Tensor, *numbers: int) -> tuple[Tensor, int]:
+def _batched(info: Any, axes: tuple[Any, ...], keys: Tensor, *numbers: Any) -> tuple[Tensor, int]:
     return torch.ops.fractalkern.dropout_mask(keys.movedim(axes[0], 0), *numbers), 0

@@ -26,7 +26,7 @@ def philox_words(key: Tensor, count: int, call: int, step: int, stream: int) -> 
 
 
 def dropout_mask(
-    key: Tensor, count: int, call: int, step: int, stream: int, threshold: int
+    key: Tensor, count: int, call: int, step: int, stream: int, threshold: int, scale: float
 ) -> Tensor:
-    """Bool `[count]`: the elements whose word is at least `threshold`, 0 to 2^32."""
-    return philox_words(key, count, call, step, stream) >= threshold
+    """float32 `[count]`: `scale` where the word is at least `threshold`, 0 to 2^32; else 0."""
+    return scale * (philox_words(key, count, call, step, stream) >= threshold).float()

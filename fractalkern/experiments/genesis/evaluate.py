@@ -16,13 +16,13 @@ _SAMPLE_STREAM = 0x67656E30
 
 def spoken_loss(model: Model, tokens: Tensor, spoken: Tensor) -> Tensor:
     """Mean cross-entropy of the tokens `spoken` `[B, T]` but the first: padding does not count."""
-    losses, counted = _next_token_losses(model(tokens)[:, :-1], tokens, spoken)
+    losses, counted = _next_token_losses(model(tokens[:, :-1]), tokens, spoken)
     return (losses * counted).sum() / counted.sum()
 
 
 def published_loss(model: Model, tokens: Tensor, padding: Tensor, keys: int) -> Tensor:
     """As published: padding is not looked at, but counts as a target like any text."""
-    logits = model(tokens, padding, keys)[:, :-1]
+    logits = model(tokens[:, :-1], padding[:, :-1], min(keys, tokens.shape[1] - 1))
     return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
 
@@ -32,7 +32,7 @@ def answer_scores(model: Model, tokens: Tensor, answers: Tensor) -> tuple[Tensor
     The greedy continuation of a prompt is the answer and the end if and only if, with the true text
     before it, each of these tokens is the likeliest; so one pass takes the place of a generation.
     """
-    logits = model(tokens)[:, :-1]
+    logits = model(tokens[:, :-1])
     losses, counted = _next_token_losses(logits, tokens, answers)
     right = (logits.argmax(-1) == tokens[:, 1:]) | ~answers[:, 1:]
     return right.all(dim=1), (losses * counted).sum(dim=1) / counted.sum(dim=1)
