@@ -56,11 +56,9 @@ def _started(key: tuple[Any, ...], place: int) -> Any:
     return start(config, runs[place], config.vocabulary or tokenizer.size)
 
 
-def ours_steps(*key: Any) -> Callable[[], float]:
-    """All runs in one ensemble, as the experiment trains them."""
+def _ours(key: tuple[Any, ...]) -> Iterator[Any]:
+    """A view of all runs in one ensemble after each step, as the experiment trains them."""
     from fractalkern.ensemble import AdamW, Data, Ensemble
-    from fractalkern.ensemble.recorder import Recorder
-    from fractalkern.ensemble.rows import arranged
     from fractalkern.experiments.genesis.evaluate import published_loss, spoken_loss
 
     config, runs, _, texts = setting(*key)
@@ -80,17 +78,13 @@ def ours_steps(*key: Any) -> Callable[[], float]:
     which = texts.padding if published else texts.spoken
     # An own data set a run, as in the experiment.
     data = Data(texts.tokens[None], which[None], of_run=[0] * len(runs), batch_size=config.batch)
-    ensemble._prepare(data)
-    width, (chunk,) = ensemble._chunks(list(range(len(runs))), data)
-    rows = ensemble._begin(*arranged(chunk, width), width)
-    recorder = Recorder(len(runs), 10**5, 10**5, {})
+    return ensemble.steps(data)
 
-    def run() -> float:
-        step = rows.step
-        ensemble._step(rows, data, None, recorder)
-        return float(recorder.series["scalars"].values["loss"][0, step])
 
-    return run
+def ours_steps(*key: Any) -> Callable[[], float]:
+    """All runs at once."""
+    steps = _ours(key)
+    return lambda: float(next(steps).losses[0])
 
 
 def _theirs(key: tuple[Any, ...], place: int) -> Any:
@@ -151,25 +145,17 @@ def transformers_steps(*key: Any) -> Callable[[], float]:
 
 
 def ours_evaluation(*key: Any) -> Callable[[], Any]:
-    """All prompts of all arms at once."""
-    import torch
-    from torch.func import functional_call, stack_module_state, vmap
-
+    """All prompts of all arms at once, after one step."""
     from fractalkern.experiments.genesis.evaluate import continued, sampling_draws
     from fractalkern.experiments.genesis.published import _prompts
 
     _, runs, tokenizer, _ = setting(*key)
-    models = [_started(key, place).eval() for place in range(len(runs))]
-    stacks, buffers = stack_module_state(models)
     prompts = _prompts(tokenizer, "cpu")
+    view = next(_ours(key))
 
-    def one(parameters: Any, tokens: Any) -> Any:
-        return functional_call(models[0], (parameters, buffers), (tokens,))
-
-    @torch.no_grad()
     def run() -> Any:
         draws = sampling_draws([0] * len(runs), 0, 4, 5)
-        new = continued(lambda grown: vmap(one)(stacks, grown), *prompts, draws, 5)
+        new = continued(lambda grown: view(grown, own=True), *prompts, draws, 5)
         return [[tokenizer.decode(tokens) for tokens in arm] for arm in new.tolist()]
 
     return run

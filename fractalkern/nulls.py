@@ -114,16 +114,22 @@ def _contours(
     """Masks of smooth contours, their cells flipped about the contour over `width` cells."""
     rows, columns = mask.shape
     share = float(mask.double().mean())
-    noisy = width is not None
     for count in _sizes(draws, mask.numel()):
         masks = torch.empty(count, rows, columns, dtype=torch.bool)
         for one in masks:
             scale = length * math.exp(_JITTER * float(torch.randn((), generator=generator)))
             square = smooth_contours(
-                1, max(rows, columns), generator, length=scale, inside=share, distances=noisy
+                1,
+                max(rows, columns),
+                generator,
+                length=scale,
+                inside=share,
+                distances=width is not None,
             )
             field = square[0, :rows, :columns]
-            torch.lt(with_noise(field, width, generator) if noisy else field, 0, out=one)
+            if width is not None:
+                field = with_noise(field, width, generator)
+            torch.lt(field, 0, out=one)
         yield masks
 
 

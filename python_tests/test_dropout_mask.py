@@ -46,7 +46,10 @@ def test_passes_opcheck_and_compiles():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((torch.ones(2, 3).long(), 9, 0, 0, 1, 1, 1.0), r"keys must be int64 of shape \[\.\.\., 2\]"),
+        (
+            (torch.ones(2, 3).long(), 9, 0, 0, 1, 1, 1.0),
+            r"keys must be int64 of shape \[\.\.\., 2\]",
+        ),
         ((torch.ones(2).long(), -1, 0, 0, 1, 1, 1.0), "count must be from 0"),
         ((torch.ones(2).long(), 9, 0, 0, 1, 2**32 + 1, 1.0), "threshold must be from 0"),
     ],

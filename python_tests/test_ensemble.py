@@ -92,8 +92,22 @@ def test_another_chunking_differs_by_rounding_alone():
     torch.testing.assert_close(one.losses, other.losses, rtol=1e-4, atol=1e-6)
 
 
-def test_batch_norm_and_data_are_those_of_a_plain_loop():
-    result = ensemble(0.0).fit(own_data(None), 6)
+def test_a_width_of_one_is_not_batched_and_differs_by_rounding_alone():
+    options = {"optimizer": SGD(lr=LR), "clip_norm": 1.0}
+    one = ensemble(width=8, **options).fit(own_data(), 8, metrics=measured)
+    other = ensemble(width=1, **options).fit(own_data(), 8, metrics=measured)
+    for kind in ("scalars", "metrics", "buffers", "parameters"):
+        for name, values in getattr(one, kind).items():
+            found = getattr(other, kind)[name]
+            torch.testing.assert_close(values, found, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(one.losses, other.losses, rtol=1e-4, atol=1e-6)
+    alone = ensemble(**options).repeat(3, other.record, own_data(), 8, metrics=measured)
+    assert_same_run(alone, other, 3)
+
+
+@pytest.mark.parametrize("width", [1, 4])
+def test_batch_norm_and_data_are_those_of_a_plain_loop(width):
+    result = ensemble(0.0, width=width).fit(own_data(None), 6)
     x, y = own_data().tensors
     for run in (0, 7):
         torch.manual_seed(run)
@@ -382,8 +396,9 @@ def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path, seconds):
     ],
     ids=["if", "boolean index", "randn", "in place"],
 )
-def test_a_forward_that_cannot_be_batched_says_why(bad, message):
-    made = Ensemble(lambda run: Network(), bad, SGD(), runs=RUNS)
+@pytest.mark.parametrize("width", [1, 4])
+def test_a_forward_that_cannot_be_batched_says_why(bad, message, width):
+    made = Ensemble(lambda run: Network(), bad, SGD(), runs=RUNS, width=width)
     with pytest.raises(InputError, match=f"^Ensemble: model must have a forward .* {message}"):
         made.fit(own_data(), 1)
 
@@ -447,3 +462,25 @@ def test_compiled_is_uncompiled():
     plain = ensemble(optimizer=SGD(lr=LR)).fit(own_data(), 3)
     compiled = ensemble(optimizer=SGD(lr=LR), compile="aot_eager").fit(own_data(), 3)
     torch.testing.assert_close(compiled.losses, plain.losses, rtol=1e-4, atol=1e-6)
+
+
+def test_steps_are_those_of_fit():
+    fitted = ensemble().fit(own_data(), 4)
+    own = ensemble().steps(own_data())
+    for step, view in zip(range(4), own, strict=False):
+        assert view.step == step + 1
+        assert torch.equal(view.losses, fitted.losses[:, step])
+    for name, stack in view.parameters.items():
+        assert torch.equal(stack, fitted.parameters[name])
+
+
+def test_steps_end_when_all_runs_are_frozen():
+    views = list(ensemble(optimizer=SGD(lr=1e30)).steps(own_data()))
+    assert 1 <= len(views) < 50
+    assert len(views[-1].runs) == 0
+
+
+def test_steps_need_all_runs_in_one_chunk():
+    views = ensemble(width=2, chunk=4).steps(own_data())
+    with pytest.raises(InputError, match=r"chunk must hold all 8 runs in steps\(\), got 4"):
+        next(views)

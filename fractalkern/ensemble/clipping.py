@@ -8,8 +8,9 @@ from torch import Tensor
 
 def gradient_norms(grads: Sequence[Tensor]) -> Tensor:
     """Norms `[rows]` of the rows of flat stacks, taken together."""
-    norms = [torch.linalg.vector_norm(grad, dim=1) for grad in grads]
-    return norms[0] if len(norms) == 1 else torch.stack(norms).norm(dim=0)
+    parts = torch.stack([torch.linalg.vector_norm(grad, dim=1) for grad in grads])
+    norms: Tensor = torch.linalg.vector_norm(parts, dim=0)
+    return norms
 
 
 def clip_factors(norms: Tensor, largest: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Train R copies of a model at once, each with its own seed, start, data and hyper-parameters."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from fractalkern.ensemble.gradients import Gradients, Loss
 from fractalkern.ensemble.optimizers import Optimizer, PerRun, per_run
 from fractalkern.ensemble.penalties import Penalty
 from fractalkern.ensemble.progress import RunMeter, showing
-from fractalkern.ensemble.recorder import Recorder
+from fractalkern.ensemble.recorder import Forgetful, Recorder
 from fractalkern.ensemble.result import Result
 from fractalkern.ensemble.rows import Group, Rows, arranged, constants, layout_of, trainable
 from fractalkern.ensemble.schedules import Schedule
@@ -225,6 +225,38 @@ class Ensemble:
                 if kept is not None:
                     kept.save(recorder, number + 1, None)
         return recorder.finish()
+
+    def steps(self, data: Data) -> Iterator[View]:
+        """Trains all runs together without end, for loops of one's own: a view after each step.
+
+        Ends when all runs are frozen.
+
+        Args:
+            data: what the steps see.
+
+        Raises:
+            InputError: as `fit`; or the runs are more than fit into memory.
+
+        >>> import torch
+        >>> from fractalkern.ensemble import SGD, Data, Ensemble, MeanSquaredError
+        >>> ensemble = Ensemble(torch.nn.Linear(2, 1), MeanSquaredError(), SGD(lr=0.1), runs=3)
+        >>> for view in ensemble.steps(Data(torch.eye(2), torch.ones(2, 1))):
+        ...     if view.losses.max() < 1e-3:
+        ...         break
+        >>> view.losses.shape
+        torch.Size([3])
+        """
+        self._prepare(data)
+        width, chunks = self._chunks(list(range(self.runs)), data)
+        if len(chunks) > 1:
+            raise InputError(
+                f"{OP}: chunk must hold all {self.runs} runs in steps(), got {len(chunks[0])}"
+            )
+        rows = self._begin(*arranged(chunks[0], width), width)
+        recorder = Forgetful(self.runs)
+        while len(rows):
+            losses = self.rules.step(rows, data, recorder)
+            yield View(rows, self.rules, losses)
 
     def repeat(
         self,

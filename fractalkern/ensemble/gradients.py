@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
+from torch.utils._pytree import tree_map
 
 from fractalkern.ensemble.randomness import dropout_of, has_dropout
 from fractalkern.errors import InputError
@@ -95,18 +96,15 @@ class Gradients:
             copies = {name: stack.clone() for name, stack in buffers.items()}
             self._batched(parameters, copies, keys, step, batch, shared)
             self._tried.add(kind)
-        leaves = {name: stack[0].detach().requires_grad_() for name, stack in parameters.items()}
-        own = {name: stack[0] for name, stack in buffers.items()}
+        leaves = {name: p.detach().requires_grad_() for name, p in _first(parameters).items()}
         mine = batch if shared else tuple(tensor[0] for tensor in batch)
-        loss, (value, extra, own) = self._one(leaves, own, keys[0], step, mine)
+        loss, (value, extra, own) = self._one(leaves, _first(buffers), keys[0], step, mine)
         found = torch.autograd.grad(
             loss, tuple(leaves.values()), allow_unused=True, materialize_grads=True
         )
-        gradients = dict(zip(leaves, found, strict=True))
-        extra = {name: torch.as_tensor(scalar).detach() for name, scalar in extra.items()}
-        stacks = ({name: t[None] for name, t in some.items()} for some in (gradients, extra, own))
-        gradients, extra, own = stacks
-        return gradients, value[None], extra, own
+        gradients = {name: grad[None] for name, grad in zip(leaves, found, strict=True)}
+        extra = {name: torch.as_tensor(scalar).detach()[None] for name, scalar in extra.items()}
+        return gradients, value[None], extra, {name: buffer[None] for name, buffer in own.items()}
 
     def _batched(
         self,
@@ -163,8 +161,15 @@ class Gradients:
 
             return function(model, *tensors)
 
+        if len(next(iter(parameters.values()))) == 1:  # not batched, as in training
+            mine = tuple(t[0] if o else t for t, o in zip(tensors, own, strict=True))
+            return tree_map(lambda t: t[None], one(_first(parameters), _first(buffers), mine))
         axes = (0, 0, tuple(0 if mine else None for mine in own))
         return vmap(one, in_dims=axes, randomness="error")(parameters, buffers, tensors)
+
+
+def _first(stack: Stack) -> Stack:
+    return {name: tensor[0] for name, tensor in stack.items()}
 
 
 def _explanation(error: Exception) -> str:

@@ -78,3 +78,16 @@ class Recorder:
             buffers={name: stack[:, 0] for name, stack in values["buffers"].items()},
             record=self.record,
         )
+
+
+class Forgetful(Recorder):
+    """Keeps nothing but the steps in which runs froze: for loops that take what they want."""
+
+    def __init__(self, runs: int) -> None:
+        super().__init__(runs, 1, 1, {})
+
+    def log(self, rows: Rows, losses: Tensor, extra: Mapping[str, Tensor]) -> None:
+        """Nothing."""
+
+    def keep(self, rows: Rows, which: Tensor) -> None:
+        """Nothing."""
