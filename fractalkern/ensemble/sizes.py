@@ -7,15 +7,23 @@ from fractalkern.ensemble.data import Data
 from fractalkern.ensemble.training import Rules
 from fractalkern.memory import available_bytes
 
-# What the activations of a batched call may take on a CPU: more of them only miss the caches.
-_CPU_BLOCK_BYTES = 16 * 2**20
+# On a CPU batching saves the cost of calling an operation, and costs caches. Where the tensors that
+# one run keeps are as large as this on average, it saves less than it costs (measured on a GPT-2 of
+# widths 32 to 128 and an MLP with BatchNorm of 200 and 1,500 points: bench/NOTES.md).
+_CPU_LARGE_BYTES = 100 * 2**10
+_CPU_BLOCK_BYTES = 64 * 2**20  # of the activations of a batched call
 _COPIES = 8  # of the parameters: themselves, gradient, two moments, temporaries
 
 
 def width(rules: Rules, runs: int, data: Data) -> int:
     """Runs a batched call: as many as activations have room for, in blocks of equal size."""
-    room = _CPU_BLOCK_BYTES if rules.device.type == "cpu" else _memory(rules.device) // 4
-    most = max(1, min(runs, room // max(_activation_bytes(rules, data), 1)))
+    kept = _activation_bytes(rules, data)
+    size = max(sum(kept), 1)
+    if rules.device.type != "cpu":
+        room = _memory(rules.device) // 4
+    else:
+        room = _CPU_BLOCK_BYTES if size < _CPU_LARGE_BYTES * len(kept) else 0
+    most = max(1, min(runs, room // size))
     blocks = -(-runs // most)
     return -(-runs // blocks)
 
@@ -33,8 +41,8 @@ def _memory(device: torch.device) -> int:
     return available_bytes()
 
 
-def _activation_bytes(rules: Rules, data: Data) -> int:
-    """What one run keeps for its backward pass, its parameters aside."""
+def _activation_bytes(rules: Rules, data: Data) -> list[int]:
+    """Of each tensor that one run keeps for its backward pass, its parameters aside."""
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -47,4 +55,4 @@ def _activation_bytes(rules: Rules, data: Data) -> int:
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         rules.gradients.alone(batch)
     own = {p.untyped_storage().data_ptr() for p in rules.gradients.training.parameters()}
-    return sum(size for place, size in kept.items() if place not in own)
+    return [size for place, size in kept.items() if place not in own]
