@@ -14,7 +14,7 @@ import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,7 +28,7 @@ from fractalkern.experiments.environment import environment
 from fractalkern.experiments.settings import to_toml
 from fractalkern.experiments.study.scalars import Label, Series, from_arrays, lines, rows, to_arrays
 from fractalkern.experiments.study.trackers import Tracker
-from fractalkern.sweeps.files import write_atomically, writing
+from fractalkern.sweeps.files import sync_folder, write_atomically, writing
 from fractalkern.sweeps.store import Store
 
 
@@ -118,6 +118,7 @@ class Study:
         series: Mapping[str, Series],
         arrays: Mapping[str, Tensor],
         seconds: float,
+        files: Iterable[tuple[str, bytes]] = (),
     ) -> None:
         """Makes part `number` durable and adds its scalars to runs.jsonl.
 
@@ -126,10 +127,14 @@ class Study:
             series: scalars by the name of what they were taken of, such as "train".
             arrays: anything else that the report needs, by names without "/".
             seconds: what computing the part took.
+            files: what else it leaves, (NAME or FOLDER/NAME, content) one after the other. All are
+                complete before the part counts as finished.
         """
         part = self.parts[number]
         for name, one in series.items():
             one.check(name, len(part.runs))
+        for name, content in files:
+            self._write(name, content)
         own = {name: np.ascontiguousarray(t.detach().cpu().numpy()) for name, t in arrays.items()}
         self._store.commit(number, {**to_arrays(series), **own}, seconds)
         path = self.out / "runs.jsonl"
@@ -176,6 +181,13 @@ class Study:
         if kind is KeyboardInterrupt or (kind is not None and issubclass(kind, InputError)):
             self._say_how_to_go_on("Interrupted" if kind is KeyboardInterrupt else "Stopped")
         self.close()
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = self.out / name
+        with writing(path.parent):
+            path.parent.mkdir(exist_ok=True)
+            sync_folder(self.out)
+        write_atomically(path, content)
 
     def _write_rows(self) -> None:
         """All rows anew: a killed process may have left half a line, or a part without lines."""
