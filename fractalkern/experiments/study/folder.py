@@ -55,7 +55,8 @@ class Study:
         config: a frozen dataclass that `settings.to_toml` can write.
         parts: what there is to compute.
         tracker: where the scalars go besides.
-        options: words of the command line that `config` does not hold and going on needs.
+
+    Finished parts that are found altered are named on stderr and computed again.
 
     Raises:
         InputError: as `sweeps.store.Store`.
@@ -82,11 +83,12 @@ class Study:
         parts: Sequence[Part],
         *,
         tracker: Tracker | None = None,
-        options: Sequence[str] = (),
     ) -> None:
         self.out, self.kind, self.parts = out, kind, list(parts)
-        self._tracker, self._options = tracker, list(options)
+        self._tracker = tracker
         self._store = Store(out, kind, _identity(config, self.parts))
+        for damage in self._store.damaged:
+            print(f"{damage}; computing it again", file=sys.stderr)
         try:
             write_atomically(out / "config.toml", to_toml(config).encode())
             write_json(out / "environment.json", environment())
@@ -94,11 +96,6 @@ class Study:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def damaged(self) -> list[str]:
-        """Finished parts that were found altered and are computed again, a sentence each."""
-        return self._store.damaged
 
     def missing(self) -> list[int]:
         """The numbers of the parts that are still to be computed."""
@@ -142,7 +139,7 @@ class Study:
             file.writelines(lines(part.runs, series))
         self.checkpoint(number).unlink(missing_ok=True)
         if self._tracker is not None:
-            self._track(self._tracker, part, series)
+            _track(self._tracker, part, series)
 
     def load(self, number: int) -> tuple[dict[str, Series], dict[str, Tensor]]:
         """The series and the other arrays of a finished part."""
@@ -195,21 +192,30 @@ class Study:
         text = "".join(line for n in done for line in lines(self.parts[n].runs, self.load(n)[0]))
         write_atomically(self.out / "runs.jsonl", text.encode())
 
-    @staticmethod
-    def _track(tracker: Tracker, part: Part, series: Mapping[str, Series]) -> None:
-        for place, label in enumerate(part.runs):
-            name = "-".join(str(value) for value in label.values())
-            tracker.add(name, label, rows(place, series))
-
     def _say_how_to_go_on(self, what: str) -> None:
         done = len(self.parts) - len(self.missing())
         words = ["fractalkern", self.kind, "--config", str(self.out / "config.toml")]
-        words += ["--out", str(self.out), *self._options]
+        words += ["--out", str(self.out)]
+        if self._tracker is not None:
+            words += ["--tracker", self._tracker.name]
         print(
             f"{what}: {done} of {len(self.parts)} parts are finished and kept. "
             f"To go on: {shlex.join(words)}",
             file=sys.stderr,
         )
+
+
+def _track(tracker: Tracker, part: Part, series: Mapping[str, Series]) -> None:
+    for place, label in enumerate(part.runs):
+        name = "-".join(str(value) for value in label.values())
+        try:
+            tracker.add(name, label, rows(place, series))
+        except Exception as error:  # whatever another package and its service raise
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise InputError(
+                f"tracker must be one that takes the scalars, but {tracker.name} failed with run "
+                f"{name}: {reason[0]}; the run is kept, and in runs.jsonl"
+            ) from error
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
