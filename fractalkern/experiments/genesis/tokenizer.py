@@ -128,10 +128,9 @@ class Pretrained:
         try:
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(place)
         except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
             raise InputError(
                 f"tokenizer must be a folder with a tokenizer or a name on the hub, "
-                f"got {place!r} ({reason})"
+                f"got {place!r} ({_refusal(place, error)})"
             ) from error
         if self._tokenizer.eos_token_id is None:
             raise InputError(f"tokenizer must have an end-of-text token, got {place!r} without one")
@@ -153,29 +152,7 @@ class Pretrained:
         with TemporaryDirectory() as folder:
             self._tokenizer.save_pretrained(folder)
             files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
-        if kept is None:
-            return files
-        content = json.loads(files.get("tokenizer.json", b"{}"))
-        vocabulary = content.get("model", {}).get("vocab")
-        if not isinstance(vocabulary, dict):
-            raise InputError(
-                "tokenizer must be one whose tokens can be numbered anew, with a vocabulary in its "
-                "tokenizer.json, if vocabulary is 0: its trained models could not be saved; ask "
-                f"for a vocabulary of at least {self.size}"
-            )
-        added = content.get("added_tokens", [])
-        known = {*vocabulary.values(), *(token["id"] for token in added)}
-        number = {token: new for new, token in enumerate(_order(sorted(known), kept))}
-        content["model"]["vocab"] = {text: number[token] for text, token in vocabulary.items()}
-        content["added_tokens"] = sorted(
-            ({**token, "id": number[token["id"]]} for token in added), key=lambda token: token["id"]
-        )
-        content["post_processor"] = None  # it may put in tokens by their old numbers
-        settings = json.loads(files["tokenizer_config.json"])
-        settings = {k: v for k, v in settings.items() if k != "added_tokens_decoder"}
-        own = {"tokenizer.json": _json(content), "tokenizer_config.json": _json(settings)}
-        others = ("vocab.json", "merges.txt", "vocab.txt", "added_tokens.json")
-        return {name: data for name, data in files.items() if name not in others} | own
+        return files if kept is None else _numbered_anew(files, kept, self.size)
 
 
 class Sliced:
@@ -229,6 +206,40 @@ def _merged(tokens: tuple[int, ...], pair: tuple[int, int], token: int) -> tuple
             out.append(tokens[place])
             place += 1
     return tuple(out)
+
+
+def _numbered_anew(files: Mapping[str, bytes], kept: Sequence[int], size: int) -> dict[str, bytes]:
+    """The files of a tokenizer of transformers, with new numbers in its tokenizer.json."""
+    content = json.loads(files.get("tokenizer.json", b"{}"))
+    vocabulary = content.get("model", {}).get("vocab")
+    if not isinstance(vocabulary, dict):
+        raise InputError(
+            "tokenizer must be one whose tokens can be numbered anew, with a vocabulary in its "
+            "tokenizer.json, if vocabulary is 0: its trained models could not be saved; ask "
+            f"for a vocabulary of at least {size}"
+        )
+    added = content.get("added_tokens", [])
+    known = {*vocabulary.values(), *(token["id"] for token in added)}
+    number = {token: new for new, token in enumerate(_order(sorted(known), kept))}
+    content["model"]["vocab"] = {text: number[token] for text, token in vocabulary.items()}
+    content["added_tokens"] = sorted(
+        ({**token, "id": number[token["id"]]} for token in added), key=lambda token: token["id"]
+    )
+    content["post_processor"] = None  # it may put in tokens by their old numbers
+    settings = json.loads(files["tokenizer_config.json"])
+    settings.pop("added_tokens_decoder", None)
+    own = {"tokenizer.json": _json(content), "tokenizer_config.json": _json(settings)}
+    others = ("vocab.json", "merges.txt", "vocab.txt", "added_tokens.json")
+    return {name: data for name, data in files.items() if name not in others} | own
+
+
+def _refusal(place: str, error: Exception) -> str:
+    """Why transformers found no tokenizer; its own words are about other causes than a path's."""
+    if Path(place).is_dir():
+        return "the folder has no tokenizer's files"
+    if place.startswith((".", "/", "~")):
+        return "there is no such folder"
+    return str(error).strip().splitlines()[0]
 
 
 def _order(tokens: Iterable[int], kept: Sequence[int] | None) -> list[int]:
