@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 import safetensors.torch
 import torch
+from pictures import assert_no_text_runs_off
 from torch.nn.functional import cross_entropy
 
 from fractalkern import cli
@@ -218,8 +219,12 @@ def test_tokenizer_without_transformers(monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 def test_tokenizer_path_that_is_not_one(tmp_path):
     (tmp_path / "notes.txt").write_text("no tokenizer")
-    for place in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(InputError, match="tokenizer must be a folder"):
+    for place, reason in (
+        (tmp_path, "the folder has no tokenizer's files"),
+        (tmp_path / "notes.txt", "got file"),
+        (tmp_path / "absent", "there is no such folder"),
+    ):
+        with pytest.raises(InputError, match=f"tokenizer must be a folder.*{reason}"):
             tokenizer_of(str(place), everything(), 0)
 
 
@@ -433,7 +438,7 @@ def test_fixed_study_writes_what_it_says(finished):
     assert len(rows) == 6 * 2 and {"loss", "test_exact", "outside_loss"} <= rows[0].keys()
     summary = json.loads((out / "summary.json").read_text())
     assert summary["verdict"] == "not supported" and len(summary["comparisons"]["test_exact"]) == 2
-    assert (out / "study.png").stat().st_size > 10_000
+    assert_no_text_runs_off((out / "study.png").read_bytes(), edge=2)
     assert "Not supported" in text and "width 8 (256)" in text
     assert {"config.toml", "environment.json"} <= {path.name for path in out.iterdir()}
 
@@ -538,7 +543,9 @@ def test_published_writes_the_originals_files(tmp_path):
             for p, one in zip(problems.PUBLISHED, arm["final_responses"], strict=True)
         ]
         assert arm["final_accuracy"] == sum(right) / 4
-    assert (tmp_path / "out" / "learning_dynamics.png").stat().st_size > 50_000
+    picture = (tmp_path / "out" / "learning_dynamics.png").read_bytes()
+    assert len(picture) > 50_000
+    assert_no_text_runs_off(picture, edge=2)
     assert "| final accuracy | 0.50 |" in text
 
 
@@ -700,12 +707,21 @@ def test_bad_settings(changes, sentence):
         ),
         (["--quick", "--learning-rates", "fast"], "fast"),
         (["--quick", "--full"], "only one of --quick and --full"),
+        (["--device", "abacus"], "abacus"),
+        (["--vocabulary", "10"], "vocabulary must be 0 or at least"),
     ],
 )
 def test_command_says_what_is_wrong_in_one_sentence(words, sentence, capsys):
     assert cli.main(["genesis", *words]) == 2
     said = capsys.readouterr().err
     assert sentence in said and len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_absent_device_is_a_sentence_before_a_folder_is_made(tmp_path, capsys):
+    assert cli.main(["genesis", "--device", "cuda", "--out", str(tmp_path / "out")]) == 2
+    assert "device must be cpu here, got cuda" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_print_config_can_be_given_back(tmp_path, capsys):

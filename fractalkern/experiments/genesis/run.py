@@ -83,7 +83,7 @@ def _finish_published(
         suffix = f"-{runs[0].seed}" if number else ""
         content = json.dumps(record, indent=2, allow_nan=False).encode()
         files[f"deep_genesis_training_results{suffix}.json"] = content
-        files[f"learning_dynamics{suffix}.png"] = figures.learning_dynamics(record)
+        files[f"learning_dynamics{suffix}.png"] = figures.learning_dynamics(config, record)
     text = published_report.text(config, records)
     numbers = published_report.summary(config, records)
     steps = len(config.arms) * config.seeds * config.steps
