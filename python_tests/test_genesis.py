@@ -9,7 +9,9 @@ import sys
 from collections import Counter
 
 import pytest
+import safetensors.torch
 import torch
+from pictures import assert_no_text_runs_off
 from torch.nn.functional import cross_entropy
 
 from fractalkern import cli
@@ -129,6 +131,66 @@ def test_embedded_tokenizer_encodes_words_it_has_not_seen():
     assert pairs.encode("ab") == [256] and pairs.decode([pairs.end]) == ""
 
 
+ODD_TEXTS = ["zürich, 7½ m²!", "it's  we'll\n x_1 ", "Q: What is 99 + 1? A: 100"]
+
+
+@pytest.mark.needs("transformers")
+@pytest.mark.filterwarnings("ignore")
+def test_embedded_tokenizer_is_transformers_own_from_its_files(tmp_path):
+    from transformers import AutoTokenizer, GPT2Tokenizer
+
+    pairs = BytePairs(everything())
+    for name, content in pairs.files().items():
+        (tmp_path / name).write_bytes(content)
+    for loader in (AutoTokenizer, GPT2Tokenizer):
+        theirs = loader.from_pretrained(tmp_path)
+        assert theirs.eos_token_id == theirs.pad_token_id == pairs.end
+        assert len(theirs) == pairs.size
+        for text in (*everything()[::7], *ODD_TEXTS):
+            assert theirs.encode(text) == pairs.encode(text)
+            assert theirs.decode(pairs.encode(text)) == text
+    # So it can be given back.
+    again = tokenizer_of(str(tmp_path), everything(), 50_257)
+    assert again.encode(ODD_TEXTS[0]) == pairs.encode(ODD_TEXTS[0])
+
+
+@pytest.mark.needs("transformers")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("given", [False, True], ids=["embedded", "given"])
+def test_sliced_tokenizer_keeps_its_numbers_in_its_files(tmp_path, given):
+    from transformers import AutoTokenizer
+
+    place = ""
+    if given:
+        place = str(tmp_path / "given")
+        (tmp_path / "given").mkdir()
+        for name, content in BytePairs(["Q: 12 A: apples", *ODD_TEXTS] * 2).files().items():
+            (tmp_path / "given" / name).write_bytes(content)
+    sliced = tokenizer_of(place, everything(), 0)
+    assert isinstance(sliced, Sliced)
+    (tmp_path / "sliced").mkdir()
+    for name, content in sliced.files().items():
+        (tmp_path / "sliced" / name).write_bytes(content)
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "sliced")
+    assert theirs.eos_token_id == sliced.end
+    for text in everything():
+        assert theirs.encode(text) == sliced.encode(text)
+        assert theirs.decode(sliced.encode(text)) == text
+    assert min(theirs.encode("&")) >= sliced.size
+
+
+def test_tokenizer_files_spell_bytes_and_merges_as_gpt2():
+    files = BytePairs(["a b", "a b"]).files()
+    vocabulary = json.loads(files["vocab.json"])
+    # GPT-2 spells a space as G with a dot; a byte that prints is itself.
+    assert vocabulary["Ġb"] == 256 and vocabulary["a"] == ord("a") and vocabulary["Ġ"] == ord(" ")
+    assert vocabulary["<|endoftext|>"] == 257 and len(vocabulary) == 258
+    assert files["merges.txt"].decode().splitlines() == ["#version: 0.2", "Ġ b"]
+    kept = json.loads(BytePairs(["a b", "a b"]).files([256, 97, 257])["vocab.json"])
+    assert [kept[text] for text in ("Ġb", "a", "<|endoftext|>")] == [0, 1, 2]
+    assert sorted(kept.values()) == list(range(258))
+
+
 def test_merges_follow_frequency():
     # b a n a n a: "an" twice, so it is merged first, then "anan", once in each of two texts.
     pairs = BytePairs(["banana", "banana"])
@@ -157,8 +219,12 @@ def test_tokenizer_without_transformers(monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 def test_tokenizer_path_that_is_not_one(tmp_path):
     (tmp_path / "notes.txt").write_text("no tokenizer")
-    for place in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(InputError, match="tokenizer must be a folder"):
+    for place, reason in (
+        (tmp_path, "the folder has no tokenizer's files"),
+        (tmp_path / "notes.txt", "got file"),
+        (tmp_path / "absent", "there is no such folder"),
+    ):
+        with pytest.raises(InputError, match=f"tokenizer must be a folder.*{reason}"):
             tokenizer_of(str(place), everything(), 0)
 
 
@@ -372,7 +438,7 @@ def test_fixed_study_writes_what_it_says(finished):
     assert len(rows) == 6 * 2 and {"loss", "test_exact", "outside_loss"} <= rows[0].keys()
     summary = json.loads((out / "summary.json").read_text())
     assert summary["verdict"] == "not supported" and len(summary["comparisons"]["test_exact"]) == 2
-    assert (out / "study.png").stat().st_size > 10_000
+    assert_no_text_runs_off((out / "study.png").read_bytes(), edge=2)
     assert "Not supported" in text and "width 8 (256)" in text
     assert {"config.toml", "environment.json"} <= {path.name for path in out.iterdir()}
 
@@ -477,8 +543,109 @@ def test_published_writes_the_originals_files(tmp_path):
             for p, one in zip(problems.PUBLISHED, arm["final_responses"], strict=True)
         ]
         assert arm["final_accuracy"] == sum(right) / 4
-    assert (tmp_path / "out" / "learning_dynamics.png").stat().st_size > 50_000
+    picture = (tmp_path / "out" / "learning_dynamics.png").read_bytes()
+    assert len(picture) > 50_000
+    assert_no_text_runs_off(picture, edge=2)
     assert "| final accuracy | 0.50 |" in text
+
+
+FOLDERS = ("deep_genesis_experiment_standard", "deep_genesis_experiment_genesis")
+MODEL_FILES = {
+    *("config.json", "generation_config.json", "model.safetensors"),
+    *("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"),
+}
+
+
+@pytest.fixture(scope="module")
+def published_folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("genesis") / "published"
+    experiment.run(tiny_published(seeds=2, vocabulary=400), out)
+    return out
+
+
+def test_published_keeps_a_model_folder_an_arm_and_seed(published_folder):
+    for name in FOLDERS:
+        for folder in (published_folder / name, published_folder / f"{name}-1"):
+            assert {path.name for path in folder.iterdir()} == MODEL_FILES
+            weights = safetensors.torch.load_file(folder / "model.safetensors")
+            model = GPT2(400, 256, 8, 1, 2)
+            assert not any(model.load_state_dict(weights, strict=True))
+            settings = json.loads((folder / "config.json").read_text())
+            assert settings["vocab_size"] == 400 and settings["architectures"] == [
+                "GPT2LMHeadModel"
+            ]
+    weights = [
+        (published_folder / name / "model.safetensors").read_bytes()
+        for name in (*FOLDERS, f"{FOLDERS[0]}-1")
+    ]
+    assert len(set(weights)) == 3
+    assert not (published_folder / "checkpoints" / "00000.safetensors").exists()
+
+
+def test_published_models_are_the_trained_ones(published_folder, tmp_path):
+    config = tiny_published(seeds=2, vocabulary=400)
+    whole = tokenizer_of("", everything(), 400)
+    _, arrays, _ = published.train(config, parts(config)[0], whole)
+    model = GPT2(400, 256, 8, 1, 2)
+    weights = safetensors.torch.load_file(published_folder / FOLDERS[1] / "model.safetensors")
+    model.load_state_dict(weights)
+    parameters = {name: tensor[None] for name, tensor in weights.items()}
+    prompts = published._prompts(whole, "cpu")
+    again = published._finals(parameters, model, prompts, parts(config)[0][1:], config)
+    assert torch.equal(again[0], arrays["finals"][1])
+
+
+@pytest.mark.needs("transformers")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("vocabulary", [0, 400])
+def test_transformers_opens_the_model_folders(tmp_path, vocabulary):
+    from transformers import AutoTokenizer, GPT2LMHeadModel
+
+    config = tiny_published(vocabulary=vocabulary)
+    experiment.run(config, tmp_path / "out")
+    ours = tokenizer_of("", everything(), vocabulary)
+    for name in FOLDERS:
+        folder = tmp_path / "out" / name
+        theirs = GPT2LMHeadModel.from_pretrained(folder).eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = GPT2(vocabulary or ours.size, 256, 8, 1, 2).eval()
+        model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+        inputs = tokenizer(problems.PUBLISHED[0].prompt, return_tensors="pt")
+        assert inputs["input_ids"][0].tolist() == ours.encode(problems.PUBLISHED[0].prompt)
+        with torch.no_grad():
+            torch.testing.assert_close(
+                theirs(**inputs).logits, model(inputs["input_ids"]), rtol=0, atol=1e-5
+            )
+            greedy = theirs.generate(
+                **inputs, max_new_tokens=3, do_sample=False, pad_token_id=ours.end
+            )
+        assert greedy.shape[1] <= inputs["input_ids"].shape[1] + 3
+        assert theirs.config.attn_pdrop == 0.1 and theirs.config.eos_token_id == ours.end
+
+
+def test_no_disk_left_for_a_model_folder_loses_no_training(tmp_path, monkeypatch, capsys):
+    from fractalkern.experiments.study import folder as study_folder
+
+    config, write = tiny_published(), study_folder.write_atomically
+
+    def full(path, data):
+        if path.parent.name == FOLDERS[1]:
+            with study_folder.writing(path):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, data)
+
+    monkeypatch.setattr(study_folder, "write_atomically", full)
+    with pytest.raises(InputError, match=r"model\.safetensors: No space left on device"):
+        experiment.run(config, tmp_path / "out")
+    assert "0 of 1 parts are finished" in capsys.readouterr().err
+    monkeypatch.undo()
+    kept = tmp_path / "out" / "checkpoints" / "00000.safetensors"
+    assert kept.exists()  # of the trained runs: nothing is trained again
+    monkeypatch.setattr("fractalkern.ensemble.training.Rules.step", None)
+    experiment.run(config, tmp_path / "out")
+    for name in FOLDERS:
+        assert {path.name for path in (tmp_path / "out" / name).iterdir()} == MODEL_FILES
+    assert not kept.exists()
 
 
 def test_published_loss_restarts_with_each_epoch():
@@ -540,12 +707,21 @@ def test_bad_settings(changes, sentence):
         ),
         (["--quick", "--learning-rates", "fast"], "fast"),
         (["--quick", "--full"], "only one of --quick and --full"),
+        (["--device", "abacus"], "abacus"),
+        (["--vocabulary", "10"], "vocabulary must be 0 or at least"),
     ],
 )
 def test_command_says_what_is_wrong_in_one_sentence(words, sentence, capsys):
     assert cli.main(["genesis", *words]) == 2
     said = capsys.readouterr().err
     assert sentence in said and len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_absent_device_is_a_sentence_before_a_folder_is_made(tmp_path, capsys):
+    assert cli.main(["genesis", "--device", "cuda", "--out", str(tmp_path / "out")]) == 2
+    assert "device must be cpu here, got cuda" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_print_config_can_be_given_back(tmp_path, capsys):

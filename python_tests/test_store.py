@@ -89,6 +89,14 @@ def test_tile_damaged_while_open_is_not_loaded(tmp_path):
             store.load(0)
 
 
+def test_time_that_cannot_be_recorded_is_a_sentence(tmp_path):
+    with Store(tmp_path, "demo", SETTINGS) as store:
+        store.commit(0, arrays(0), seconds=0.0)
+        store._database.execute("PRAGMA query_only = ON")  # as a full disk, which is hard to have
+        with pytest.raises(InputError, match=r"state\.sqlite: attempt to write"):
+            store.seconds()
+
+
 def test_file_without_a_record_is_not_finished(tmp_path):
     fill(tmp_path, 1)
     (tmp_path / "tiles" / "00001.safetensors").write_bytes(b"half a tile")

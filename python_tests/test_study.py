@@ -169,6 +169,48 @@ def test_trackers_are_given_every_run(tmp_path, monkeypatch):
     assert seen[1:] == [(3, {"error": 4}), (1, {"loss": 2}), (2, {"loss": 3}), (3, {"loss": 4})]
 
 
+def test_tracker_that_fails_is_a_sentence_and_the_part_is_kept(tmp_path, monkeypatch, capsys):
+    class Failing:
+        name = "wandb"
+
+        def add(self, *_: object) -> None:
+            raise RuntimeError("api_key not configured\nmore")
+
+    with (
+        pytest.raises(InputError, match=r"wandb failed with run 2-none: api_key not configured;"),
+        Study(tmp_path, "example", Config(), PARTS, tracker=Failing()) as study,
+    ):
+        commit(study, 1)
+    said = capsys.readouterr().err
+    assert "1 of 2 parts are finished" in said and said.strip().endswith("--tracker wandb")
+    assert {row["run"] for row in lines(tmp_path)} == {2}
+
+
+def test_altered_part_is_named_and_computed_again(tmp_path, capsys):
+    with Study(tmp_path, "example", Config(), PARTS) as study:
+        commit(study, 0)
+    (tmp_path / "tiles" / "00000.safetensors").write_bytes(b"other")
+    with Study(tmp_path, "example", Config(), PARTS) as study:
+        assert study.missing() == [0, 1]
+    assert "is corrupt or truncated; computing it again" in capsys.readouterr().err
+
+
+def test_files_are_complete_before_their_part_is_finished(tmp_path):
+    def files():
+        yield "model/weights", b"1"
+        raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Study(tmp_path, "example", Config(), PARTS) as study,
+    ):
+        study.commit(1, series_of(PARTS[1]), {}, 0.5, files())
+    with Study(tmp_path, "example", Config(), PARTS) as study:
+        assert study.missing() == [0, 1]
+        study.commit(1, series_of(PARTS[1]), {}, 0.5, {"model/weights": b"12"}.items())
+    assert (tmp_path / "model" / "weights").read_bytes() == b"12"
+
+
 def test_absent_tracker_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(InputError, match=r"'wandb': pip install wandb"):

@@ -1,5 +1,4 @@
 import dataclasses
-import io
 import json
 import os
 import random
@@ -11,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 from kills import killing_at, processes, run_until_killed
+from pictures import assert_no_text_runs_off
 from PIL import Image
 
 from fractalkern import memory, train_sweep
@@ -130,14 +130,8 @@ def test_no_text_runs_off_the_picture(window):
     )
     value = torch.arange(48.0).expand(48, 48) - 23.5
     found = find(value, value < 0, config.seed)
-    for draw in (
-        lambda: figures.fractal(config, value, found),
-        lambda: figures.dimension(config, found),
-    ):
-        with Image.open(io.BytesIO(draw())) as picture:
-            pixels = np.asarray(picture.convert("L"))
-        for edge in (pixels[:6], pixels[-6:], pixels[:, :6], pixels[:, -6:]):
-            assert (edge == 255).all()
+    assert_no_text_runs_off(figures.fractal(config, value, found), edge=6)
+    assert_no_text_runs_off(figures.dimension(config, found), edge=6)
 
 
 def test_ticks_are_round_powers_of_ten():

@@ -64,7 +64,8 @@ class Checkpoint:
                 self._tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
             raise InputError(
-                f"checkpoint must be a file that a fit wrote, but {self.path}: {error}"
+                f"checkpoint must be a file that a fit wrote, but {self.path}: {error}; "
+                "remove it or name another file"
             ) from error
         if changes := differences(self._state["settings"], self._settings):
             raise InputError(

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 import fractalkern
+from fractalkern.errors import BackendError
 
 _PACKAGES = ("torch", "numpy", "safetensors", "matplotlib")
 
@@ -36,6 +37,18 @@ def arithmetic(device: str) -> dict[str, object]:
     if device == "cuda":
         return {"fractalkern": info["version"], "gpu": torch.cuda.get_device_name()}
     return {"fractalkern": info["version"], "instruction_set": info["instruction_set"]}
+
+
+def require_device(device: str) -> None:
+    """Raises unless torch can train on "cpu" or "cuda" here.
+
+    Raises:
+        BackendError: there is no such device.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BackendError(
+            f"device must be cpu here, got cuda: torch {torch.__version__} finds no CUDA device"
+        )
 
 
 def _processor() -> str:

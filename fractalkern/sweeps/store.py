@@ -198,7 +198,8 @@ class Store:
 
     def seconds(self) -> float:
         """Time spent on this folder in all sittings, up to each one's last finished tile or end."""
-        self._record_time()
+        with self._readable():
+            self._record_time()
         return self._sum("SELECT total(seconds) FROM sittings")
 
     def compute_seconds(self) -> float:

@@ -26,6 +26,11 @@ class Setting:
         """Such as moons-2x64."""
         return f"{self.task}-{self.depth}x{self.width}"
 
+    @property
+    def words(self) -> str:
+        """For a figure's title."""
+        return f"{self.task}, {self.depth} hidden layer{'s' * (self.depth > 1)} of {self.width}"
+
 
 @dataclass(frozen=True)
 class CriticalityConfig:

@@ -21,7 +21,6 @@ from fractalkern.experiments.criticality.penalty import SigmaPenalty
 from fractalkern.experiments.criticality.tasks import data_sets, task_named
 from fractalkern.experiments.settings import to_toml
 from fractalkern.experiments.study import Part, Series, Study, Tracker
-from fractalkern.sweeps.progress import Meter, display
 
 KIND = "criticality"
 _RUNS_OF_A_PART = 40
@@ -61,17 +60,11 @@ def run(config: CriticalityConfig, out: Path, tracker: Tracker | None = None) ->
     plan = parts(config)
     named = [Part(_name(runs), tuple(run.label() for run in runs)) for runs in plan]
     with Study(out, KIND, config, named, tracker=tracker) as study:
-        missing = study.missing()
-        done = sum(len(runs) for n, runs in enumerate(plan) if n not in missing)
-        meter = Meter(sum(map(len, plan)), done, config.epochs)
-        with display(f"{KIND} {config.study}", meter) as shown:
-            for damage in study.damaged:
-                shown.note(f"{damage}; computing it again")
-            for number in missing:
-                started = time.perf_counter()
-                series, arrays = train(config, plan[number], study.checkpoint(number))
-                study.commit(number, series, arrays, time.perf_counter() - started)
-                shown.advance(len(plan[number]))
+        for number in study.missing():
+            started = time.perf_counter()
+            title = f"{KIND} part {number + 1} of {len(plan)}"
+            series, arrays = train(config, plan[number], study.checkpoint(number), title)
+            study.commit(number, series, arrays, time.perf_counter() - started)
         found = find(config, study)
         text = report.text(config, found)
         pictures = figures.all_of(config, found)
@@ -105,11 +98,15 @@ def _name(runs: list[Run]) -> str:
 
 
 def train(
-    config: CriticalityConfig, runs: list[Run], checkpoint: Path | None = None
+    config: CriticalityConfig,
+    runs: list[Run],
+    checkpoint: Path | None = None,
+    title: str | None = None,
 ) -> tuple[dict[str, Series], dict[str, Tensor]]:
     """Trains the runs of one part; their scalars, and what the report looks at besides.
 
-    Training that takes minutes keeps its state in the file `checkpoint` and goes on from it.
+    Training that takes minutes keeps its state in the file `checkpoint` and goes on from it. With
+    a title its progress is shown.
     """
     setting, arms = runs[0].setting, [run.arm for run in runs]
     task, published = task_named(setting.task), config.protocol == "published"
@@ -137,6 +134,7 @@ def train(
         config.epochs,
         metrics=metrics,
         every=config.every,
+        progress=title,
         checkpoint=checkpoint,
         config={"settings": to_toml(config), "runs": [run.label() for run in runs]},
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fractalkern.errors import InputError
+from fractalkern.experiments.environment import require_device
 from fractalkern.experiments.genesis.arms import require_arms
 
 Protocol = Literal["fixed", "published"]
@@ -77,15 +78,17 @@ class GenesisConfig:
     """Folder or hub name of a tokenizer for transformers; empty: one trained on the texts."""
     group: int = 20
     """Runs that are trained together, finished together and kept together."""
-    device: str = "cpu"
-    """Where to train."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where to train; cuda is torch's current device."""
 
     def checked(self) -> "GenesisConfig":
         """Itself.
 
         Raises:
             InputError: a value is out of range.
+            BackendError: the device is not there.
         """
+        require_device(self.device)
         require_arms(self.arms)
         self._check_rates()
         counts = ("seeds", "steps", "batch", "every", "width", "layers", "heads", "group")

@@ -29,12 +29,13 @@ Curve = list[float]  # over the evaluations
 
 @dataclass(frozen=True)
 class Trained:
-    """One run's curves, by the names of the measured scalars."""
+    """One run's curves, by the names of the measured scalars; whether it turned non-finite."""
 
     arm: str
     rate: float
     seed: int
     curves: dict[str, Curve]
+    frozen: bool
 
     def last(self, name: str) -> float:
         """The value after the last step."""
@@ -109,8 +110,8 @@ def find(config: GenesisConfig, study: Study, vocabulary: int) -> Findings:
         for place, run in enumerate(part):
             rows = {name: stack[place].tolist() for name, stack in series.scalars.items()}
             curves = {name: _filled(name, row, vocabulary) for name, row in rows.items()}
-            runs.append(Trained(run.arm, run.rate, run.seed, curves))
-            curves["frozen"] = [float(not math.isfinite(rows["test_loss"][-1]))]
+            frozen = not math.isfinite(rows["test_loss"][-1])
+            runs.append(Trained(run.arm, run.rate, run.seed, curves, frozen))
     arms = {name: _arm(config, name, runs) for name in config.arms}
     pairs = comparisons(config.arms) if config.seeds > 1 else []
 
@@ -161,7 +162,7 @@ def _arm(config: GenesisConfig, name: str, runs: Sequence[Trained]) -> Arm:
         len(rates) > 1 and rate in (rates[0], rates[-1]),
         tuple(by_rate[rate]),
         tuple(averaged),
-        int(sum(run.last("frozen") for run in mine)),
+        sum(run.frozen for run in mine),
     )
 
 

@@ -42,8 +42,10 @@ def train(
     tokenizer: Tokenizer,
     checkpoint: Path | None = None,
     title: str | None = None,
-) -> tuple[dict[str, Series], dict[str, Tensor]]:
-    """The scalars of the arms, every step's loss `[R, steps]`, and the final answers' tokens."""
+) -> tuple[dict[str, Series], dict[str, Tensor], dict[str, Tensor]]:
+    """The scalars of the arms; every step's loss `[R, steps]` and the final answers' tokens; the
+    trained parameters `[R, ...]`.
+    """
     vocabulary = config.vocabulary or tokenizer.size
     texts = [_texts(config, run, tokenizer) for run in runs]
     keys = max(int(one.lengths.max()) for one in texts)
@@ -78,7 +80,7 @@ def train(
     scalars = {"loss": losses, "accuracy": accuracy}
     finals = _finals(result.parameters, start(config, runs[0], vocabulary), prompts, runs, config)
     arrays = {"losses": result.losses, "finals": finals}
-    return {"measured": Series(result.times, scalars)}, arrays
+    return {"measured": Series(result.times, scalars)}, arrays, result.parameters
 
 
 def record(

@@ -162,11 +162,10 @@ def _numbers(item: Comparison) -> dict[str, object]:
 
 
 def _arm_numbers(arm: Arm, steps: Sequence[int]) -> dict[str, object]:
-    names = [name for name in arm.runs[0].curves if name != "frozen"]
     return {
         "rate": arm.rate,
         "rate_is_at_an_end": arm.edge,
-        "last": {name: arm.values(name) for name in names},
+        "last": {name: arm.values(name) for name in arm.runs[0].curves},
         "test_exact_mean_of_rates": list(arm.averaged),
         "steps_to_90_percent": arm.steps_to_enough(steps),
         "frozen_runs": arm.frozen,

@@ -5,16 +5,20 @@ one token, the space before it included; its bytes are tokens 0 to 255.
 """
 
 import itertools
+import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 from fractalkern.errors import InputError
 
-_PIECES = re.compile(r" ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+")
+# GPT-2's: contractions, letters, digits, other signs, each with the space before it.
+_PIECES = re.compile(r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+")
+_END = "<|endoftext|>"
 
 
 class Tokenizer(Protocol):
@@ -28,6 +32,16 @@ class Tokenizer(Protocol):
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens; the end has none."""
+
+    def files(self, kept: Sequence[int] | None = None) -> dict[str, bytes]:
+        """By name, what a folder needs for transformers to load the tokenizer from it.
+
+        With `kept`, token `kept[i]` has number i there, and the others, which a model of so many
+        tokens does not have, come behind.
+
+        Raises:
+            InputError: the tokens of this kind of tokenizer cannot be numbered anew.
+        """
 
 
 class BytePairs:
@@ -77,6 +91,22 @@ class BytePairs:
         """The text of tokens; the end and padding have none."""
         return b"".join(self._bytes.get(token, b"") for token in tokens).decode(errors="replace")
 
+    def files(self, kept: Sequence[int] | None = None) -> dict[str, bytes]:
+        """GPT-2's: vocab.json, merges.txt and two of settings."""
+        signs = _signs()
+        spelled = {token: "".join(signs[b] for b in byte) for token, byte in self._bytes.items()}
+        spelled[self.end] = _END
+        order = _order(range(self.size), kept)
+        merges = [f"{spelled[left]} {spelled[right]}" for left, right in self.merges]
+        special = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), _END)
+        settings = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, **special}
+        return {
+            "vocab.json": _json({spelled[token]: number for number, token in enumerate(order)}),
+            "merges.txt": "\n".join(["#version: 0.2", *merges, ""]).encode(),
+            "tokenizer_config.json": _json(settings),
+            "special_tokens_map.json": _json(special),
+        }
+
 
 class Pretrained:
     """A tokenizer that `transformers` loads from a folder or the hub.
@@ -98,10 +128,9 @@ class Pretrained:
         try:
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(place)
         except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
             raise InputError(
                 f"tokenizer must be a folder with a tokenizer or a name on the hub, "
-                f"got {place!r} ({reason})"
+                f"got {place!r} ({_refusal(place, error)})"
             ) from error
         if self._tokenizer.eos_token_id is None:
             raise InputError(f"tokenizer must have an end-of-text token, got {place!r} without one")
@@ -117,6 +146,13 @@ class Pretrained:
         """The text of tokens; the end has none."""
         text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
         return text
+
+    def files(self, kept: Sequence[int] | None = None) -> dict[str, bytes]:
+        """What transformers itself writes, with `kept` numbered anew in tokenizer.json."""
+        with TemporaryDirectory() as folder:
+            self._tokenizer.save_pretrained(folder)
+            files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+        return files if kept is None else _numbered_anew(files, kept, self.size)
 
 
 class Sliced:
@@ -136,6 +172,10 @@ class Sliced:
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens; the end has none."""
         return self._tokenizer.decode([self._old[token] for token in tokens])
+
+    def files(self, kept: Sequence[int] | None = None) -> dict[str, bytes]:
+        """Of the whole tokenizer; a text with a token that is left out has one too high there."""
+        return self._tokenizer.files(self._old if kept is None else [self._old[t] for t in kept])
 
 
 def tokenizer_of(place: str, texts: Sequence[str], vocabulary: int) -> Tokenizer:
@@ -166,3 +206,54 @@ def _merged(tokens: tuple[int, ...], pair: tuple[int, int], token: int) -> tuple
             out.append(tokens[place])
             place += 1
     return tuple(out)
+
+
+def _numbered_anew(files: Mapping[str, bytes], kept: Sequence[int], size: int) -> dict[str, bytes]:
+    """The files of a tokenizer of transformers, with new numbers in its tokenizer.json."""
+    content = json.loads(files.get("tokenizer.json", b"{}"))
+    vocabulary = content.get("model", {}).get("vocab")
+    if not isinstance(vocabulary, dict):
+        raise InputError(
+            "tokenizer must be one whose tokens can be numbered anew, with a vocabulary in its "
+            "tokenizer.json, if vocabulary is 0: its trained models could not be saved; ask "
+            f"for a vocabulary of at least {size}"
+        )
+    added = content.get("added_tokens", [])
+    known = {*vocabulary.values(), *(token["id"] for token in added)}
+    number = {token: new for new, token in enumerate(_order(sorted(known), kept))}
+    content["model"]["vocab"] = {text: number[token] for text, token in vocabulary.items()}
+    content["added_tokens"] = sorted(
+        ({**token, "id": number[token["id"]]} for token in added), key=lambda token: token["id"]
+    )
+    content["post_processor"] = None  # it may put in tokens by their old numbers
+    settings = json.loads(files["tokenizer_config.json"])
+    settings.pop("added_tokens_decoder", None)
+    own = {"tokenizer.json": _json(content), "tokenizer_config.json": _json(settings)}
+    others = ("vocab.json", "merges.txt", "vocab.txt", "added_tokens.json")
+    return {name: data for name, data in files.items() if name not in others} | own
+
+
+def _refusal(place: str, error: Exception) -> str:
+    """Why transformers found no tokenizer; its own words are about other causes than a path's."""
+    if Path(place).is_dir():
+        return "the folder has no tokenizer's files"
+    if place.startswith((".", "/", "~")):
+        return "there is no such folder"
+    return str(error).strip().splitlines()[0]
+
+
+def _order(tokens: Iterable[int], kept: Sequence[int] | None) -> list[int]:
+    """All tokens, those of `kept` first."""
+    first = dict.fromkeys(kept or ())
+    return [*first, *(token for token in tokens if token not in first)]
+
+
+def _signs() -> list[str]:
+    """How GPT-2's files spell each byte: as itself where it prints, else as one from 256 on."""
+    prints = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = itertools.count(256)
+    return [chr(byte if byte in prints else next(others)) for byte in range(256)]
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, ensure_ascii=False) + "\n").encode()

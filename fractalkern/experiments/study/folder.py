@@ -14,7 +14,7 @@ import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,7 +28,7 @@ from fractalkern.experiments.environment import environment
 from fractalkern.experiments.settings import to_toml
 from fractalkern.experiments.study.scalars import Label, Series, from_arrays, lines, rows, to_arrays
 from fractalkern.experiments.study.trackers import Tracker
-from fractalkern.sweeps.files import write_atomically, writing
+from fractalkern.sweeps.files import sync_folder, write_atomically, writing
 from fractalkern.sweeps.store import Store
 
 
@@ -55,7 +55,8 @@ class Study:
         config: a frozen dataclass that `settings.to_toml` can write.
         parts: what there is to compute.
         tracker: where the scalars go besides.
-        options: words of the command line that `config` does not hold and going on needs.
+
+    Finished parts that are found altered are named on stderr and computed again.
 
     Raises:
         InputError: as `sweeps.store.Store`.
@@ -82,11 +83,12 @@ class Study:
         parts: Sequence[Part],
         *,
         tracker: Tracker | None = None,
-        options: Sequence[str] = (),
     ) -> None:
         self.out, self.kind, self.parts = out, kind, list(parts)
-        self._tracker, self._options = tracker, list(options)
+        self._tracker = tracker
         self._store = Store(out, kind, _identity(config, self.parts))
+        for damage in self._store.damaged:
+            print(f"{damage}; computing it again", file=sys.stderr)
         try:
             write_atomically(out / "config.toml", to_toml(config).encode())
             write_json(out / "environment.json", environment())
@@ -94,11 +96,6 @@ class Study:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def damaged(self) -> list[str]:
-        """Finished parts that were found altered and are computed again, a sentence each."""
-        return self._store.damaged
 
     def missing(self) -> list[int]:
         """The numbers of the parts that are still to be computed."""
@@ -118,6 +115,7 @@ class Study:
         series: Mapping[str, Series],
         arrays: Mapping[str, Tensor],
         seconds: float,
+        files: Iterable[tuple[str, bytes]] = (),
     ) -> None:
         """Makes part `number` durable and adds its scalars to runs.jsonl.
 
@@ -126,10 +124,14 @@ class Study:
             series: scalars by the name of what they were taken of, such as "train".
             arrays: anything else that the report needs, by names without "/".
             seconds: what computing the part took.
+            files: what else it leaves, (NAME or FOLDER/NAME, content) one after the other. All are
+                complete before the part counts as finished.
         """
         part = self.parts[number]
         for name, one in series.items():
             one.check(name, len(part.runs))
+        for name, content in files:
+            self._write(name, content)
         own = {name: np.ascontiguousarray(t.detach().cpu().numpy()) for name, t in arrays.items()}
         self._store.commit(number, {**to_arrays(series), **own}, seconds)
         path = self.out / "runs.jsonl"
@@ -137,7 +139,7 @@ class Study:
             file.writelines(lines(part.runs, series))
         self.checkpoint(number).unlink(missing_ok=True)
         if self._tracker is not None:
-            self._track(self._tracker, part, series)
+            _track(self._tracker, part, series)
 
     def load(self, number: int) -> tuple[dict[str, Series], dict[str, Tensor]]:
         """The series and the other arrays of a finished part."""
@@ -177,27 +179,43 @@ class Study:
             self._say_how_to_go_on("Interrupted" if kind is KeyboardInterrupt else "Stopped")
         self.close()
 
+    def _write(self, name: str, content: bytes) -> None:
+        path = self.out / name
+        with writing(path.parent):
+            path.parent.mkdir(exist_ok=True)
+            sync_folder(self.out)
+        write_atomically(path, content)
+
     def _write_rows(self) -> None:
         """All rows anew: a killed process may have left half a line, or a part without lines."""
         done = [number for number in range(len(self.parts)) if number in self._store.finished()]
         text = "".join(line for n in done for line in lines(self.parts[n].runs, self.load(n)[0]))
         write_atomically(self.out / "runs.jsonl", text.encode())
 
-    @staticmethod
-    def _track(tracker: Tracker, part: Part, series: Mapping[str, Series]) -> None:
-        for place, label in enumerate(part.runs):
-            name = "-".join(str(value) for value in label.values())
-            tracker.add(name, label, rows(place, series))
-
     def _say_how_to_go_on(self, what: str) -> None:
         done = len(self.parts) - len(self.missing())
         words = ["fractalkern", self.kind, "--config", str(self.out / "config.toml")]
-        words += ["--out", str(self.out), *self._options]
+        words += ["--out", str(self.out)]
+        if self._tracker is not None:
+            words += ["--tracker", self._tracker.name]
         print(
             f"{what}: {done} of {len(self.parts)} parts are finished and kept. "
             f"To go on: {shlex.join(words)}",
             file=sys.stderr,
         )
+
+
+def _track(tracker: Tracker, part: Part, series: Mapping[str, Series]) -> None:
+    for place, label in enumerate(part.runs):
+        name = "-".join(str(value) for value in label.values())
+        try:
+            tracker.add(name, label, rows(place, series))
+        except Exception as error:  # whatever another package and its service raise
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise InputError(
+                f"tracker must be one that takes the scalars, but {tracker.name} failed with run "
+                f"{name}: {reason[0]}; the run is kept, and in runs.jsonl"
+            ) from error
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:

@@ -13,12 +13,16 @@ Row = tuple[int, Mapping[str, float | None]]  # step, scalars
 class Tracker(Protocol):
     """Is given each run when it is finished."""
 
+    name: str
+
     def add(self, name: str, label: Mapping[str, object], rows: Iterable[Row]) -> None:
         """All scalars of one run."""
 
 
 class _TensorBoard:
     """Event files in the run folder, a subfolder a run."""
+
+    name = "tensorboard"
 
     def __init__(self, kind: str, out: Path) -> None:
         self._module = _module("torch.utils.tensorboard", "tensorboard", "tensorboard")
@@ -37,7 +41,8 @@ class _Wandb:
     """The wandb API, of wandb itself or of trackio: the study is the project, a run a run."""
 
     def __init__(self, kind: str, out: Path, package: str) -> None:
-        self._module, self._project = _module(package, package, package), f"fractalkern-{kind}"
+        self.name, self._project = package, f"fractalkern-{kind}"
+        self._module = _module(package, package, package)
 
     def add(self, name: str, label: Mapping[str, object], rows: Iterable[Row]) -> None:
         """All scalars of one run."""

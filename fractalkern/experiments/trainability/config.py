@@ -4,10 +4,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from fractalkern.backends import no_native_kernel_reason
 from fractalkern.errors import BackendError, InputError
+from fractalkern.experiments.environment import require_device
 from fractalkern.memory import require_memory
 from fractalkern.sweeps.grid import log_axis, tile_count
 
@@ -145,11 +144,9 @@ def _check_axis(config: TrainabilityConfig, axis: int) -> None:
 def _check_device(device: str) -> None:
     if device == "cpu":
         return
-    reason = no_native_kernel_reason("train_sweep", device)
-    if reason is None and not torch.cuda.is_available():
-        reason = f"torch {torch.__version__} finds no CUDA device"
-    if reason is not None:
+    if reason := no_native_kernel_reason("train_sweep", device):
         raise BackendError(f"device must be cpu here, got {device}: {reason}")
+    require_device(device)
 
 
 def _check_memory(config: TrainabilityConfig) -> None:

@@ -1,8 +1,6 @@
 """The pictures of a run: the fractal itself, and how its dimension was read off."""
 
-import io
 import math
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -13,16 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fractalkern.dimension import DimensionResult
+from fractalkern.experiments.pictures import STYLE, png
 from fractalkern.experiments.trainability.config import TrainabilityConfig
 from fractalkern.experiments.trainability.findings import CONTROL_LINES, Findings
 
 _PALEST = 0.25
 _BLUE, _GREY = "#3b5ba5", "#8a8a8a"
-_STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "mathtext.fontset": "dejavusans",
-    "axes.linewidth": 0.8,
-}
 
 
 def restretch(value: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -55,7 +49,7 @@ def fractal(config: TrainabilityConfig, value: Tensor, findings: Findings, note:
     inches = 8.0
     pixels = n * max(1, round(1600 / n))
     width, height, bottom = 10.6, 10.1, 0.95
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=pixels / inches)
         axes = figure.add_axes((1.05 / width, bottom / height, inches / width, inches / height))
         # Negated as in the original, so that converged is the blue end of the map.
@@ -73,12 +67,12 @@ def fractal(config: TrainabilityConfig, value: Tensor, findings: Findings, note:
         _title(figure, config, findings, note)
         bar = figure.add_axes((9.3 / width, bottom / height, 0.28 / width, inches / height))
         _colour_bar(bar)
-        return _png(figure)
+        return png(figure)
 
 
 def dimension(config: TrainabilityConfig, findings: Findings) -> bytes:
     """PNG of the box counts with their fit, and of the local slopes, beside the control's."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
         figure = Figure(figsize=(12, 5.4), dpi=160, layout=layout)
         counts, slopes = figure.subplots(1, 2)
@@ -93,7 +87,7 @@ def dimension(config: TrainabilityConfig, findings: Findings) -> bytes:
             axes.set_axisbelow(True)
             axes.spines[["top", "right"]].set_visible(False)
         figure.suptitle(f"Box-counting dimension of the boundary: {_what(config)}", fontsize=13)
-        return _png(figure)
+        return png(figure)
 
 
 def _plot_counts(axes: Axes, findings: Findings) -> None:
@@ -251,9 +245,3 @@ def _colour_bar(axes: Axes) -> None:
     for middle, word in ((0.5, "converged"), (1.5, "diverged")):
         axes.text(1.5, middle, word, rotation=90, va="center", ha="left", fontsize=13)
     axes.spines[:].set_visible(False)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()

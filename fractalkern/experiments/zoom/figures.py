@@ -1,6 +1,5 @@
 """The picture of a zoom: the frames of its first path, and dimension against width."""
 
-import io
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from fractalkern.experiments.pictures import STYLE, png
 from fractalkern.experiments.trainability.figures import restretch
 from fractalkern.experiments.zoom.frames import Frame
 from fractalkern.experiments.zoom.report import by_level, used
@@ -39,7 +39,7 @@ def overview(zoom: "Zoom", frames: list[Frame]) -> bytes:
     rows = -(-len(chosen) // _MOST_COLUMNS)
     columns = -(-len(chosen) // rows)
     height = rows * (0.3 + 12 / columns)
-    with matplotlib.rc_context({"font.family": "DejaVu Sans", "axes.linewidth": 0.8}):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12, height + 5.2), dpi=130, layout="constrained")
         parts = figure.add_gridspec(2, 1, height_ratios=(height + 0.4, 4.8))
         strip, plot = figure.add_subfigure(parts[0]), figure.add_subfigure(parts[1])
@@ -55,9 +55,7 @@ def overview(zoom: "Zoom", frames: list[Frame]) -> bytes:
         for axes, frame, inner in zip(grid, chosen, following, strict=False):
             _draw(axes, frame, inner)
         _plot(plot.subplots(), zoom)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        return buffer.getvalue()
+        return png(figure)
 
 
 def _draw(axes: Axes, frame: Frame, inner: Frame | None) -> None:
