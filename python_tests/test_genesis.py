@@ -436,6 +436,9 @@ def test_fixed_study_writes_what_it_says(finished):
     assert text == (out / "report.md").read_text()
     rows = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
     assert len(rows) == 6 * 2 and {"loss", "test_exact", "outside_loss"} <= rows[0].keys()
+    for row in rows:  # every step's loss, and their mean
+        assert len(row["losses"]) == small().every
+        assert sum(row["losses"]) / len(row["losses"]) == pytest.approx(row["loss"], rel=1e-5)
     summary = json.loads((out / "summary.json").read_text())
     assert summary["verdict"] == "not supported" and len(summary["comparisons"]["test_exact"]) == 2
     assert_no_text_runs_off((out / "study.png").read_bytes(), edge=2)

@@ -31,7 +31,7 @@ def train(
     checkpoint: Path | None = None,
     title: str | None = None,
 ) -> tuple[dict[str, Series], dict[str, Tensor]]:
-    """The scalars of the runs, and every step's loss `[R, steps]`."""
+    """The scalars of the runs, with the loss of every step up to the last evaluation."""
     vocabulary = config.vocabulary or tokenizer.size
     length = longest(tokenizer)
     seeds = sorted({run.seed for run in runs})
@@ -65,7 +65,7 @@ def train(
         # Where all runs were frozen before the first evaluation there are none.
         absent = torch.full(windows.shape[:2], torch.nan, dtype=torch.float64)
         scalars[name] = result.metrics.get(name, absent)
-    return {"measured": Series(result.times, scalars)}, {"losses": result.losses}
+    return {"measured": Series(result.times, scalars, {"losses": windows})}, {}
 
 
 def _texts(config: GenesisConfig, seed: int, tokenizer: Tokenizer, length: int) -> dict[str, Texts]:

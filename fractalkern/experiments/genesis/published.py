@@ -43,7 +43,7 @@ def train(
     checkpoint: Path | None = None,
     title: str | None = None,
 ) -> tuple[dict[str, Series], dict[str, Tensor], dict[str, Tensor]]:
-    """The scalars of the arms; every step's loss `[R, steps]` and the final answers' tokens; the
+    """The scalars of the arms with every step's loss, the final answers' tokens; the
     trained parameters `[R, ...]`.
     """
     vocabulary = config.vocabulary or tokenizer.size
@@ -79,8 +79,10 @@ def train(
     accuracy = result.metrics.get("accuracy", torch.full_like(losses, torch.nan))
     scalars = {"loss": losses, "accuracy": accuracy}
     finals = _finals(result.parameters, start(config, runs[0], vocabulary), prompts, runs, config)
-    arrays = {"losses": result.losses, "finals": finals}
-    return {"measured": Series(result.times, scalars)}, arrays, result.parameters
+    whole = result.losses[:, : len(result.times) * config.every]
+    windows = {"losses": whole.reshape(len(runs), -1, config.every)}
+    series = {"measured": Series(result.times, scalars, windows)}
+    return series, {"finals": finals}, result.parameters
 
 
 def record(
