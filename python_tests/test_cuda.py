@@ -198,8 +198,8 @@ def test_a_grid_trained_in_pieces_has_the_same_bits(condition, monkeypatch):
 
 
 def test_a_resumed_run_has_the_bytes_of_one_that_did_not_stop(tmp_path, monkeypatch):
-    pytest.importorskip("safetensors")
-    pytest.importorskip("matplotlib")
+    for package in ("safetensors", "matplotlib", "PIL", "rich"):
+        pytest.importorskip(package)
     from fractalkern.experiments.trainability.run import run
 
     monkeypatch.setattr(TrainabilityConfig, "rows_per_tile", 7)
@@ -373,21 +373,35 @@ def test_a_penalty_is_captured_in_a_graph():
     assert all(torch.equal(a, b) for a, b in zip(gradients, expected_gradients, strict=True))
 
 
+def every_op(device=DEVICE):
+    """A call of each op, by its name, with its inputs on a device; each gives a tensor."""
+    mask = (torch.rand(130, 512, generator=generator()) < 0.02).to(device)
+    arguments, options = moved(*view("tanh", resolution=16, steps=30), device)
+    matrices = [w.to(device) for w in weights(MATRICES["small"], torch.float32)]
+    return {
+        "box_count": lambda: fk.box_count(mask).counts,
+        "box_masses": lambda: fk.box_masses(mask).flat,
+        "gliding_moments": lambda: gliding_moments(mask).square,
+        "train_sweep": lambda: fk.train_sweep(*arguments, **options).value,
+        "fractal_noise": lambda: fk.fractal_noise((65, 40), 1.3, seed=3, device=device),
+        "power_iteration": lambda: fk.power_iteration(matrices, iters=7).sigma,
+    }
+
+
 def test_streams_do_not_disturb_each_other():
-    mask = (torch.rand(512, 512, generator=generator()) < 0.02).to(DEVICE)
-    arguments, options = moved(*view("tanh", resolution=16, steps=30))
-    counts, bits_alone = fk.box_count(mask).counts, bits(fk.train_sweep(*arguments, **options))
+    calls = every_op()
+    alone = {name: call() for name, call in calls.items()}
     torch.cuda.synchronize()
     streams = [torch.cuda.Stream() for _ in range(2)]
     results = []
     for _ in range(3):
         for stream in streams:
             with torch.cuda.stream(stream):
-                results.append((fk.box_count(mask), fk.train_sweep(*arguments, **options)))
+                results.append({name: call() for name, call in calls.items()})
     torch.cuda.synchronize()
-    for counted, trained in results:
-        assert torch.equal(counted.counts, counts)
-        assert all(torch.equal(a, b) for a, b in zip(bits(trained), bits_alone, strict=True))
+    for result in results:
+        for name, found in result.items():
+            assert torch.equal(found, alone[name]), name
 
 
 def test_work_is_queued_on_the_current_stream():
@@ -404,20 +418,19 @@ def test_work_is_queued_on_the_current_stream():
 
 @pytest.mark.needs("second-cuda")
 def test_a_second_device_works_while_the_first_is_current():
-    mask = torch.rand(100, 100, generator=generator()) < 0.1
-    counted = fk.box_count(mask.to("cuda:1"))
-    assert counted.counts.device == torch.device("cuda:1")
-    assert torch.equal(counted.counts.cpu(), fk.box_count(mask).counts)
-    arguments, options = view("tanh", resolution=32, steps=60)
-    there, there_options = moved(arguments, options, "cuda:1")
-    trained = fk.train_sweep(*there, **there_options)
-    assert trained.value.device == torch.device("cuda:1")
+    calls = every_op("cuda:1")
+    results = {name: call() for name, call in calls.items()}
     assert torch.cuda.current_device() == 0
     with torch.cuda.device(1):
-        alone = fk.train_sweep(*there, **there_options)
-    assert all(torch.equal(a, b) for a, b in zip(bits(trained), bits(alone), strict=True))
-    expected = fk.train_sweep(*arguments, **options)
-    assert (trained.converged.cpu() == expected.converged).double().mean() >= 0.997
+        alone = {name: call() for name, call in calls.items()}
+    for name, on_the_cpu in every_op("cpu").items():
+        assert results[name].device == torch.device("cuda:1"), name
+        assert torch.equal(results[name], alone[name]), name
+        if name != "train_sweep":
+            torch.testing.assert_close(results[name].cpu(), on_the_cpu(), rtol=1e-5, atol=1e-5)
+    arguments, options = view("tanh", resolution=16, steps=30)
+    converged = fk.train_sweep(*arguments, **options).converged
+    assert ((results["train_sweep"].cpu() < 0) == converged).double().mean() >= 0.99
 
 
 def test_calls_are_captured_in_a_graph():
@@ -527,6 +540,28 @@ def test_bad_input_gives_the_sentences_of_the_cpu(change, message):
         fk.train_sweep(*arguments, **options)
 
 
+BAD = {
+    "floats": lambda device: fk.box_count(torch.ones(4, 4, device=device)),
+    "size": lambda device: fk.box_masses(torch.ones(4, 4, device=device), sizes=[5]),
+    "weights": lambda device: gliding_moments(torch.ones(4, 4, device=device)),
+    "side": lambda device: fk.fractal_noise((4, 0), 1.0, device=device),
+    "beta": lambda device: fk.fractal_noise((4, 4), torch.tensor(torch.nan, device=device)),
+    "integers": lambda device: fk.power_iteration([torch.ones(2, 2, dtype=int, device=device)]),
+    "iters": lambda device: fk.power_iteration([torch.ones(2, 2, device=device)], iters=0),
+}
+
+
+@pytest.mark.parametrize("call", BAD.values(), ids=BAD)
+def test_bad_input_of_the_other_ops_gives_the_sentences_of_the_cpu(call):
+    sentences = []
+    for device in ("cpu", DEVICE):
+        with pytest.raises(Exception, match=": ") as error:
+            call(device)
+        sentences.append((type(error.value), str(error.value)))
+    assert sentences[0] == sentences[1]
+    assert issubclass(sentences[0][0], fk.InputError | fk.errors.InputTypeError)
+
+
 def test_a_grid_is_trained_on_the_device():
     config = TrainabilityConfig(resolution=32, steps=40, device="cuda").checked()
     tile = Tile(0, 0, 32)
@@ -583,6 +618,13 @@ def test_triton_agrees_with_cuda(dtype):
         ours = fk.box_count(mask, spatial_dims=dims, backend="triton")
         expected = fk.box_count(mask.cpu(), spatial_dims=dims)
         assert torch.equal(ours.per_grid.cpu(), expected.per_grid)
+    for shapes in MATRICES.values():
+        matrices = [w.to(DEVICE) for w in weights(shapes, dtype)]
+        given = {"method": "power", "iters": 9, "seed": 5}
+        ours = fk.power_iteration(matrices, backend="triton", **given)
+        expected = fk.power_iteration(matrices, **given)
+        torch.testing.assert_close(ours.sigma, expected.sigma, rtol=1e-5, atol=0)
+        assert ours.status == expected.status
 
 
 def test_fields_have_mean_zero_and_variance_one():
