@@ -20,7 +20,7 @@ _TESTS = ["python_tests/test_cuda.py", "python_tests/test_box_count.py"]
 _SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 _SMALL = (
     "2-D or 3-D or line or opcheck or bits_do_not_depend or fields_repeat "
-    "or (singular_values and small)"
+    "or any_strides or gliding or (singular_values and small)"
 )
 
 
@@ -78,6 +78,7 @@ def _race(only: str) -> list:
     # Not before: the library may just have been built.
     from bench.on_gpu import (
         box_count,
+        box_mass,
         ceilings,
         fractal_noise,
         power_iteration,
@@ -86,7 +87,7 @@ def _race(only: str) -> list:
     )
 
     found: list[rows.Row] = []
-    for module in (ceilings, box_count, train_sweep, fractal_noise, power_iteration):
+    for module in (ceilings, box_count, box_mass, train_sweep, fractal_noise, power_iteration):
         for case in module.cases():
             if case.kernel != "ceiling" and only not in f"{case.kernel}: {case.case}":
                 continue

@@ -18,6 +18,7 @@ OPTIONAL: dict[str, Callable[[], bool]] = {
     "nvcc": lambda: shutil.which("nvcc") is not None,
     "triton": lambda: importlib.util.find_spec("triton") is not None,
     "cuda": torch.cuda.is_available,
+    "second-cuda": lambda: torch.cuda.device_count() > 1,
     "video": lambda: importlib.util.find_spec("imageio_ffmpeg") is not None,
     "transformers": lambda: importlib.util.find_spec("transformers") is not None,
     "x86-64-v3": lambda: "x86-64-v3" in fk.build_info()["supported_instruction_sets"],

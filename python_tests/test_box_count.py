@@ -123,6 +123,18 @@ def test_every_instruction_set_and_thread_count_agrees(
     assert torch.equal(fk.box_count(mask, **options).per_grid, expected)
 
 
+def test_sizes_that_cannot_be_read_are_refused(monkeypatch):
+    """A CUDA graph that is captured lets no value be read; here the CPU stands in for a GPU."""
+    monkeypatch.setattr("fractalkern.ops._boxes.is_capturing", lambda device: True)
+    mask = torch.ones(4, 4, dtype=torch.bool)
+    for call in (fk.box_count, fk.box_masses):
+        with pytest.raises(
+            fk.InputError, match=r"sizes must be a list or on the CPU while .* cpu$"
+        ):
+            call(mask, torch.tensor([1, 2]))
+        assert call(mask, [1, 2]).sizes.tolist() == [1, 2]
+
+
 def test_default_sizes_are_the_powers_of_two_up_to_the_smallest_side():
     assert fk.box_count(torch.ones(9, 8)[None] != 0, spatial_dims=2).sizes.tolist() == [1, 2, 4, 8]
     assert fk.box_count(torch.ones(7, dtype=torch.bool)).sizes.tolist() == [1, 2, 4]

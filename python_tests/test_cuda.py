@@ -9,12 +9,14 @@ import pytest
 import torch
 
 import fractalkern as fk
+from fractalkern.experiments.trainability import training
 from fractalkern.experiments.trainability.config import TrainabilityConfig
 from fractalkern.experiments.trainability.data import shared
 from fractalkern.experiments.trainability.training import sweep_arguments
 from fractalkern.init import genesis_
+from fractalkern.ops.box_mass import gliding_moments
 from fractalkern.regularizers import spectral_penalty
-from fractalkern.sweeps.grid import log_axis
+from fractalkern.sweeps.grid import Tile, log_axis
 
 pytestmark = pytest.mark.needs("cuda")
 DEVICE = torch.device("cuda")
@@ -84,6 +86,16 @@ def test_box_masses_are_those_of_the_cpu(weights):
         assert torch.equal(ours.flat.cpu(), expected.flat)
 
 
+@pytest.mark.parametrize("weights", [torch.bool, torch.uint8, torch.int64], ids=str)
+def test_gliding_moments_are_those_of_the_cpu(weights):
+    mask = (torch.rand(3, 65, 2100, generator=generator()) < 0.1).to(weights) * 3
+    for array, dims in ((mask, 2), (mask[0, :, :70].mT, 1), (mask[..., :31], 3)):
+        ours = gliding_moments(array.to(DEVICE), spatial_dims=dims)
+        expected = gliding_moments(array, spatial_dims=dims)
+        for name in ("positions", "mass", "square"):
+            assert torch.equal(getattr(ours, name).cpu(), getattr(expected, name)), name
+
+
 def view(condition, resolution=64, steps=100, **changes):
     """The arguments of a coarse grid over a condition's first view, on the CPU."""
     config = TrainabilityConfig(condition=condition, resolution=resolution, steps=steps, **changes)
@@ -95,11 +107,17 @@ def view(condition, resolution=64, steps=100, **changes):
     return arguments, options
 
 
-def moved(arguments, options):
-    def move(value):
-        return value.to(DEVICE) if isinstance(value, torch.Tensor) else value
+def changed(change, arguments, options):
+    """The same with `change(tensor)` in place of every tensor."""
 
-    return [move(value) for value in arguments], {k: move(v) for k, v in options.items()}
+    def one(value):
+        return change(value) if isinstance(value, torch.Tensor) else value
+
+    return [one(value) for value in arguments], {key: one(v) for key, v in options.items()}
+
+
+def moved(arguments, options, device=DEVICE):
+    return changed(lambda tensor: tensor.to(device), arguments, options)
 
 
 def bits(result):
@@ -164,6 +182,66 @@ def test_bits_do_not_depend_on_what_shares_the_launch(width, dtype):
     ]
     for one, *cuts in zip(whole, *parts, strict=True):
         assert torch.equal(one, torch.cat(cuts))
+
+
+@pytest.mark.parametrize("condition", ["tanh", "tanh-minibatch", "init-offset-published"])
+def test_a_grid_trained_in_pieces_has_the_same_bits(condition, monkeypatch):
+    config = TrainabilityConfig(condition=condition, resolution=32, steps=40, device=DEVICE.type)
+    whole = training.tile_trainer(config)(Tile(0, 0, 32))
+    monkeypatch.setattr(training, "networks_of_a_call", lambda config: 100)
+    parts = [
+        training.tile_trainer(config)(Tile(index, start, stop))
+        for index, (start, stop) in enumerate([(0, 1), (1, 20), (20, 32)])
+    ]
+    for name, array in whole.items():
+        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), array)
+
+
+def test_a_resumed_run_has_the_bytes_of_one_that_did_not_stop(tmp_path, monkeypatch):
+    for package in ("safetensors", "matplotlib", "PIL", "rich"):
+        pytest.importorskip(package)
+    from fractalkern.experiments.trainability.run import run
+
+    monkeypatch.setattr(TrainabilityConfig, "rows_per_tile", 7)
+    config = TrainabilityConfig(width=8, resolution=24, steps=30, device=DEVICE.type)
+    run(config, tmp_path / "whole")
+    train, calls = training.train_sweep, []
+
+    def train_twice(*arguments, **options):
+        calls.append(options)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(training, "train_sweep", train_twice)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "resumed")
+    run(config, tmp_path / "resumed")
+    assert len(calls) == 3 + 2
+    whole, resumed = (tmp_path / name / "grid.safetensors" for name in ("whole", "resumed"))
+    assert resumed.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("condition", ["tanh", "tanh-minibatch", "init-offset"])
+def test_training_takes_any_strides(condition):
+    def spread(tensor):
+        return torch.stack([tensor, torch.full_like(tensor, 99)], -1)[..., 0]
+
+    def transposed(tensor):
+        return tensor.mT.contiguous().mT if tensor.dim() == 2 else spread(tensor)
+
+    arguments, options = moved(*view(condition, resolution=16, steps=30))
+    expected = bits(fk.train_sweep(*arguments, **options))
+    for change in (spread, transposed):
+        there, there_options = changed(change, arguments, options)
+        assert not there[0].is_contiguous()
+        assert not there[4].is_contiguous()
+        ours = bits(fk.train_sweep(*there, **there_options))
+        assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
+    one_rate = arguments[4][:1].expand(256)
+    ours = bits(fk.train_sweep(*arguments[:4], one_rate, arguments[5], **options))
+    alike = bits(fk.train_sweep(*arguments[:4], one_rate.clone(), arguments[5], **options))
+    assert all(torch.equal(a, b) for a, b in zip(ours, alike, strict=True))
 
 
 def test_early_exit_changes_no_result():
@@ -295,21 +373,35 @@ def test_a_penalty_is_captured_in_a_graph():
     assert all(torch.equal(a, b) for a, b in zip(gradients, expected_gradients, strict=True))
 
 
+def every_op(device=DEVICE):
+    """A call of each op, by its name, with its inputs on a device; each gives a tensor."""
+    mask = (torch.rand(130, 512, generator=generator()) < 0.02).to(device)
+    arguments, options = moved(*view("tanh", resolution=16, steps=30), device)
+    matrices = [w.to(device) for w in weights(MATRICES["small"], torch.float32)]
+    return {
+        "box_count": lambda: fk.box_count(mask).counts,
+        "box_masses": lambda: fk.box_masses(mask).flat,
+        "gliding_moments": lambda: gliding_moments(mask).square,
+        "train_sweep": lambda: fk.train_sweep(*arguments, **options).value,
+        "fractal_noise": lambda: fk.fractal_noise((65, 40), 1.3, seed=3, device=device),
+        "power_iteration": lambda: fk.power_iteration(matrices, iters=7).sigma,
+    }
+
+
 def test_streams_do_not_disturb_each_other():
-    mask = (torch.rand(512, 512, generator=generator()) < 0.02).to(DEVICE)
-    arguments, options = moved(*view("tanh", resolution=16, steps=30))
-    counts, bits_alone = fk.box_count(mask).counts, bits(fk.train_sweep(*arguments, **options))
+    calls = every_op()
+    alone = {name: call() for name, call in calls.items()}
     torch.cuda.synchronize()
     streams = [torch.cuda.Stream() for _ in range(2)]
     results = []
     for _ in range(3):
         for stream in streams:
             with torch.cuda.stream(stream):
-                results.append((fk.box_count(mask), fk.train_sweep(*arguments, **options)))
+                results.append({name: call() for name, call in calls.items()})
     torch.cuda.synchronize()
-    for counted, trained in results:
-        assert torch.equal(counted.counts, counts)
-        assert all(torch.equal(a, b) for a, b in zip(bits(trained), bits_alone, strict=True))
+    for result in results:
+        for name, found in result.items():
+            assert torch.equal(found, alone[name]), name
 
 
 def test_work_is_queued_on_the_current_stream():
@@ -324,32 +416,59 @@ def test_work_is_queued_on_the_current_stream():
     assert counts.tolist() == [4096**2]
 
 
+@pytest.mark.needs("second-cuda")
 def test_a_second_device_works_while_the_first_is_current():
-    if torch.cuda.device_count() < 2:
-        pytest.skip("this machine has one CUDA device")
-    mask = torch.rand(100, 100, generator=generator()) < 0.1
-    counted = fk.box_count(mask.to("cuda:1"))
-    assert counted.counts.device == torch.device("cuda:1")
+    calls = every_op("cuda:1")
+    results = {name: call() for name, call in calls.items()}
     assert torch.cuda.current_device() == 0
-    assert torch.equal(counted.counts.cpu(), fk.box_count(mask).counts)
+    with torch.cuda.device(1):
+        alone = {name: call() for name, call in calls.items()}
+    for name, on_the_cpu in every_op("cpu").items():
+        assert results[name].device == torch.device("cuda:1"), name
+        assert torch.equal(results[name], alone[name]), name
+        if name != "train_sweep":
+            torch.testing.assert_close(results[name].cpu(), on_the_cpu(), rtol=1e-5, atol=1e-5)
+    arguments, options = view("tanh", resolution=16, steps=30)
+    converged = fk.train_sweep(*arguments, **options).converged
+    assert ((results["train_sweep"].cpu() < 0) == converged).double().mean() >= 0.99
 
 
 def test_calls_are_captured_in_a_graph():
     mask = torch.zeros(300, 300, dtype=torch.bool, device=DEVICE)
-    arguments, options = moved(*view("tanh", resolution=16, steps=20))
-    fk.box_count(mask), fk.train_sweep(*arguments, **options)
+    arguments, options = moved(*view("tanh-minibatch", resolution=16, steps=20))
+
+    def calls():
+        trained = fk.train_sweep(*arguments, **options)
+        return fk.box_count(mask), fk.box_masses(mask), gliding_moments(mask), trained
+
+    calls()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        counted, trained = fk.box_count(mask), fk.train_sweep(*arguments, **options)
-    other = (torch.rand(300, 300, generator=generator()) < 0.1).to(DEVICE)
-    mask.copy_(other)
+        counted, summed, glided, trained = calls()
+    mask.copy_(torch.rand(300, 300, generator=generator()) < 0.1)
     arguments[4].mul_(0.5)
     graph.replay()
     torch.cuda.synchronize()
-    assert torch.equal(counted.counts, fk.box_count(other).counts)
-    expected = bits(fk.train_sweep(*arguments, **options))
-    assert all(torch.equal(a, b) for a, b in zip(bits(trained), expected, strict=True))
+    again = calls()
+    assert torch.equal(counted.counts, again[0].counts)
+    assert torch.equal(summed.flat, again[1].flat)
+    assert torch.equal(glided.square, again[2].square)
+    assert all(torch.equal(a, b) for a, b in zip(bits(trained), bits(again[3]), strict=True))
+    options["batches"][3, 1] = -1
+    graph.replay()
+    torch.cuda.synchronize()
+    assert trained.value.isnan().all(), "a row that x lacks must not pass"
+
+
+def test_sizes_on_the_device_cannot_be_read_while_a_graph_is_captured():
+    mask = torch.ones(8, 8, dtype=torch.bool, device=DEVICE)
+    sizes = torch.tensor([1, 2], device=DEVICE)
+    torch.cuda.synchronize()
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        mask.logical_not_()  # a graph must not be empty
+        with pytest.raises(fk.InputError, match=r"^box_count: sizes must be"):
+            fk.box_count(mask, sizes)
 
 
 def test_torch_compile_sees_the_ops():
@@ -359,9 +478,22 @@ def test_torch_compile_sees_the_ops():
     def counted(mask):
         return fk.box_count(mask).counts * 2
 
+    arguments, options = moved(*view("tanh-minibatch", resolution=8, steps=10))
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def trained(batches, *arguments):
+        result = fk.train_sweep(*arguments, **options | {"batches": batches})
+        return result.final_loss, result.value * 2
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         assert torch.equal(counted(mask), fk.box_count(mask).counts * 2)
+        final_loss, value = trained(options["batches"], *arguments)
+        broken = trained(options["batches"] + 10**9, *arguments)
+    expected = fk.train_sweep(*arguments, **options)
+    torch.testing.assert_close(final_loss, expected.final_loss, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(value, expected.value * 2)
+    assert all(part.isnan().all() for part in broken), "rows that x lacks must not pass"
 
 
 def test_opcheck():
@@ -369,6 +501,9 @@ def test_opcheck():
     torch.library.opcheck(
         torch.ops.fractalkern.box_count.default, (mask, 2, [1, 2, 5], 2, True, False)
     )
+    for operands in ((mask, 2, [1, 2, 5], 2), (mask.double(), 2, [1, 3], 1)):
+        torch.library.opcheck(torch.ops.fractalkern.box_mass.default, operands)
+    torch.library.opcheck(torch.ops.fractalkern.gliding_mass.default, (mask, 2, [1, 2, 5]))
     arguments, options = moved(*view("tanh", resolution=4, steps=5))
     rest = (options["steps"], options["activation"], None, None, False, None, True, False, True)
     torch.library.opcheck(torch.ops.fractalkern.train_sweep.default, (*arguments, *rest))
@@ -405,16 +540,34 @@ def test_bad_input_gives_the_sentences_of_the_cpu(change, message):
         fk.train_sweep(*arguments, **options)
 
 
-def test_a_grid_is_trained_on_the_device():
-    pytest.importorskip("safetensors")
-    from fractalkern.experiments.trainability.training import tile_cells, tile_trainer
-    from fractalkern.sweeps.grid import Tile
+BAD = {
+    "floats": lambda device: fk.box_count(torch.ones(4, 4, device=device)),
+    "size": lambda device: fk.box_masses(torch.ones(4, 4, device=device), sizes=[5]),
+    "weights": lambda device: gliding_moments(torch.ones(4, 4, device=device)),
+    "side": lambda device: fk.fractal_noise((4, 0), 1.0, device=device),
+    "beta": lambda device: fk.fractal_noise((4, 4), torch.tensor(torch.nan, device=device)),
+    "integers": lambda device: fk.power_iteration([torch.ones(2, 2, dtype=int, device=device)]),
+    "iters": lambda device: fk.power_iteration([torch.ones(2, 2, device=device)], iters=0),
+}
 
+
+@pytest.mark.parametrize("call", BAD.values(), ids=BAD)
+def test_bad_input_of_the_other_ops_gives_the_sentences_of_the_cpu(call):
+    sentences = []
+    for device in ("cpu", DEVICE):
+        with pytest.raises(Exception, match=": ") as error:
+            call(device)
+        sentences.append((type(error.value), str(error.value)))
+    assert sentences[0] == sentences[1]
+    assert issubclass(sentences[0][0], fk.InputError | fk.errors.InputTypeError)
+
+
+def test_a_grid_is_trained_on_the_device():
     config = TrainabilityConfig(resolution=32, steps=40, device="cuda").checked()
     tile = Tile(0, 0, 32)
-    ours = tile_trainer(config)(tile)
-    expected = tile_trainer(dataclasses.replace(config, device="cpu"))(tile)
-    first, second = tile_cells(config, tile)
+    ours = training.tile_trainer(config)(tile)
+    expected = training.tile_trainer(dataclasses.replace(config, device="cpu"))(tile)
+    first, second = training.tile_cells(config, tile)
     calm = ((first < 1) & (second < 1)).reshape(32, 32).numpy()
     assert calm.any()
     for name in ("value", "final_loss"):
@@ -465,6 +618,13 @@ def test_triton_agrees_with_cuda(dtype):
         ours = fk.box_count(mask, spatial_dims=dims, backend="triton")
         expected = fk.box_count(mask.cpu(), spatial_dims=dims)
         assert torch.equal(ours.per_grid.cpu(), expected.per_grid)
+    for shapes in MATRICES.values():
+        matrices = [w.to(DEVICE) for w in weights(shapes, dtype)]
+        given = {"method": "power", "iters": 9, "seed": 5}
+        ours = fk.power_iteration(matrices, backend="triton", **given)
+        expected = fk.power_iteration(matrices, **given)
+        torch.testing.assert_close(ours.sigma, expected.sigma, rtol=1e-5, atol=0)
+        assert ours.status == expected.status
 
 
 def test_fields_have_mean_zero_and_variance_one():

@@ -4,6 +4,7 @@ import os
 import random
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -361,7 +362,7 @@ def test_a_costly_tile_is_trained_in_several_calls(condition, monkeypatch):
 
     monkeypatch.setattr(training, "train_sweep", spy)
     whole = training.tile_trainer(config)(tile)
-    monkeypatch.setitem(training._LEAST_PER_CALL, "cpu", 16)
+    monkeypatch.setattr(training, "_LEAST_PER_CALL", 16)
     monkeypatch.setitem(training._WORK_PER_CALL, "cpu", 0)
     parts = training.tile_trainer(config)(tile)
     assert sizes == [60, 16, 16, 16, 12]
@@ -401,12 +402,40 @@ def test_a_device_that_is_missing_is_one_sentence():
         dataclasses.replace(TINY, device="cuda").checked()
 
 
-def test_tiles_on_a_card_hold_enough_networks():
+@pytest.fixture
+def card(monkeypatch):
+    """Puts a card of that many multiprocessors and bytes in this machine's place."""
+
+    def insert(multiprocessors, memory):
+        found = SimpleNamespace(multi_processor_count=multiprocessors, total_memory=memory)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
+
+    return insert
+
+
+def test_tiles_are_sized_for_the_card(card):
     small = TrainabilityConfig(resolution=64, device="cuda")
-    assert small.rows_per_tile * 64 >= 2**17 and small.tile_count == 1
     large = TrainabilityConfig(resolution=4096, device="cuda")
-    assert (large.rows_per_tile, large.tile_count) == (32, 128)
+    card(132, 80 * 2**30)
+    assert small.tile_count == 1
+    assert (large.rows_per_tile, large.tile_count) == (33, 125)
+    card(66, 80 * 2**30)
+    assert large.rows_per_tile == 17
+    card(132, 2**20)  # no room for more than 5,461 networks
+    assert large.rows_per_tile == large.tile_rows
+    assert small.rows_per_tile == 86
     assert TrainabilityConfig(resolution=4096).rows_per_tile == 4
+
+
+def test_calls_on_a_card_keep_it_busy_and_hear_an_interrupt(card):
+    card(132, 80 * 2**30)
+    quick_one = TrainabilityConfig(steps=1, device="cuda")
+    slow_one = TrainabilityConfig(steps=10**6, device="cuda")
+    assert training.networks_of_a_call(quick_one) > quick_one.rows_per_tile * quick_one.resolution
+    assert training.networks_of_a_call(slow_one) == 2 * 132 * 64
+    card(10, 80 * 2**30)
+    assert training.networks_of_a_call(slow_one) == 2 * 10 * 64
 
 
 def test_memory_refusal_says_what_it_would_need(monkeypatch):

@@ -21,6 +21,8 @@ cp -R fractalkern "$folder/"
   matplotlib Pillow
 
 cd "$folder" # not the checkout: the copy is what gets imported
+printed=$(venv/bin/python -c "import fractalkern" 2>&1) && test -z "$printed" ||
+  { echo "check_second_torch: the import printed: $printed" >&2; exit 1; }
 venv/bin/python - "$folder" << 'PYTHON'
 import sys
 from pathlib import Path
@@ -32,6 +34,8 @@ import fractalkern as fk
 assert Path(fk.__file__).is_relative_to(sys.argv[1]), fk.__file__
 built_with = fk.build_info()["torch_built_with"]
 assert built_with != torch.__version__, f"both are torch {built_with}"
+architectures = fk.build_info()["cuda_architectures"]
+assert architectures, "the library was built without CUDA; put nvcc on the PATH and reinstall"
 has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
 assert has_kernel("fractalkern::box_count", "CUDA"), "no CUDA kernel is registered"
 
@@ -54,5 +58,8 @@ native, reference = (
 torch.testing.assert_close(native.value, reference.value, rtol=1e-9, atol=0)
 assert torch.equal(native.converged, reference.converged)
 
-print(f"built with torch {built_with}, passes its op tests under torch {torch.__version__}")
+print(
+    f"built with torch {built_with} and for {' '.join(architectures)}, imports without a word and "
+    f"passes its op tests under torch {torch.__version__} (CUDA {torch.version.cuda})"
+)
 PYTHON

@@ -27,8 +27,8 @@ def _field(size: tuple[int, ...], backend: str) -> Callable[[], Tensor]:
     return lambda: fk.fractal_noise(size, _BETA, seed=0, **options)
 
 
-def _spectrum(size: tuple[int, ...], normalize: str) -> Tensor:
-    beta = torch.full((1,), _BETA, dtype=torch.float64, device="cuda")
+def _spectrum(size: tuple[int, ...], normalize: str, device: str = "cuda") -> Tensor:
+    beta = torch.full((1,), _BETA, dtype=torch.float64, device=device)
     step, band = [1 / n for n in size], (0.0, math.inf)
     return torch.ops.fractalkern.fractal_noise_spectrum(
         beta, list(size), step, 0, False, *band, "gaussian", normalize, False
@@ -40,16 +40,20 @@ def _transform(size: tuple[int, ...]) -> Callable[[], Tensor]:
     return lambda: torch.fft.irfftn(half, s=size, norm="forward")
 
 
+def _amplitude(size: tuple[int, ...], device: str = "cuda") -> Tensor:
+    """|f|^(-beta / 2) of every mode of the half spectrum, 0 at f = 0."""
+    square = torch.fft.rfftfreq(size[-1], device=device).square()
+    for axis, n in enumerate(size[:-1]):
+        f = torch.fft.fftfreq(n, device=device).square()
+        square = square + f.view(-1, *[1] * (len(size) - 1 - axis))
+    square.view(-1)[0] = math.inf
+    return square.pow_(-_BETA / 4)
+
+
 def _torch_half(size: tuple[int, ...]) -> Tensor:
     """Normal half spectrum, filter, irfftn, standardise."""
-    square = torch.fft.rfftfreq(size[-1], device="cuda").square()
-    for axis, n in enumerate(size[:-1]):
-        f = torch.fft.fftfreq(n, device="cuda").square()
-        square = square + f.view(-1, *[1] * (len(size) - 1 - axis))
-    square.view(-1)[0] = 1
-    half = torch.randn(square.shape, dtype=torch.complex64, device="cuda")
-    half = half * square.pow_(-_BETA / 4)
-    half.view(-1)[0] = 0
+    amplitude = _amplitude(size)
+    half = torch.randn(amplitude.shape, dtype=torch.complex64, device="cuda") * amplitude
     field = torch.fft.irfftn(half, s=size)
     return field.sub_(field.mean()).div_(field.std())
 
@@ -111,6 +115,23 @@ def _field_case(size: tuple[int, ...]) -> Case:
     )
 
 
+def _check_spectrum(size: tuple[int, ...], normalize: str) -> Callable[[Tensor], None]:
+    @functools.cache
+    def expected() -> tuple[Tensor, Tensor]:
+        """The modes of the CPU, and what an error of each is measured by."""
+        modes = torch.view_as_complex(_spectrum(size, normalize, "cpu")[0])
+        amplitude = _amplitude(size, "cpu")
+        unit = amplitude * (modes.norm() / amplitude.norm()) + modes.abs()
+        return modes, unit.clamp(min=torch.finfo(unit.dtype).tiny)
+
+    def check(answer: Tensor) -> None:
+        modes, unit = expected()
+        error = (torch.view_as_complex(answer[0].cpu()) - modes).abs() / unit
+        assert error.max() < 1e-5, f"differs from the modes of the CPU by {float(error.max())}"
+
+    return check
+
+
 def _spectrum_case(size: tuple[int, ...]) -> Case:
     shape = _half_shape(size)
     modes = float(math.prod(shape))
@@ -119,17 +140,17 @@ def _spectrum_case(size: tuple[int, ...]) -> Case:
         both = torch.empty(*shape, 2, device="cuda")
         return both.normal_
 
+    def ours(name: str, normalize: str) -> Contender:
+        check = _check_spectrum(size, normalize)
+        return Contender(name, lambda: lambda: _spectrum(size, normalize), modes, check, "ours")
+
     return Case(
         "fractal_noise",
         f"{'x'.join(map(str, size))}, the half spectrum",
         "modes/s",
         [
-            Contender(
-                "drawn and written", lambda: lambda: _spectrum(size, "none"), modes, role="ours"
-            ),
-            Contender(
-                "and scaled before", lambda: lambda: _spectrum(size, "sample"), modes, role="ours"
-            ),
+            ours("drawn and written", "none"),
+            ours("and scaled before", "sample"),
             Contender("as many normals by PyTorch", normals, modes, role="floor"),
         ],
         "75 % of copy bandwidth or of the rate of normals",

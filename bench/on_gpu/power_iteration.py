@@ -104,27 +104,48 @@ def _read_once(weights: list[Tensor]) -> Callable[[], Tensor]:
     return flat.sum
 
 
+def _exact(weights: list[Tensor]) -> Tensor:
+    """Largest singular values, by the CPU to within 1e-4."""
+    norms = fk.power_iteration([w.cpu() for w in weights], iters=2000, tol=1e-4)
+    assert set(norms.status) == {"converged"}
+    return norms.sigma.double()
+
+
+def _require_lower_bounds(answer: Tensor, exact: Tensor, error: float) -> None:
+    ratio = answer / exact
+    assert ratio.max() <= 1 + 1e-5, "above the exact value"
+    assert ratio.min() >= 1 - error, f"{1 - float(ratio.min()):.3g} below the exact value"
+
+
 def _check(weights: Callable[[], list[Tensor]], error: float) -> Callable[[Tensor], None]:
     """Below the exact value, and no further below than `error`."""
-
-    @functools.cache
-    def upper() -> Tensor:
-        norms = fk.power_iteration([w.cpu() for w in weights()], iters=2000, tol=1e-4)
-        assert set(norms.status) == {"converged"}
-        return norms.sigma.double()
+    exact = functools.cache(lambda: _exact(weights()))
 
     def check(answer: Tensor) -> None:
-        ratio = answer.cpu().double() / upper()
-        assert ratio.max() <= 1 + 1e-5, "above the exact value"
-        assert ratio.min() >= 1 - error, f"{1 - float(ratio.min()):.3g} below the exact value"
+        _require_lower_bounds(answer.cpu().double(), exact(), error)
 
     return check
 
 
-def _iterations(name: str, shapes: list[tuple[int, int]], target: str, checked: bool) -> Case:
+def _check_alike(weights: Callable[[], list[Tensor]], error: float) -> Callable[[Tensor], None]:
+    """The same for every sixteenth of many large matrices drawn alike, whose exact values differ by
+    less than 2 %: the others must lie where that allows."""
+    exact = functools.cache(lambda: _exact(weights()[::16]))
+
+    def check(answer: Tensor) -> None:
+        sigma = answer.cpu().double()
+        _require_lower_bounds(sigma[::16], exact(), error)
+        _require_lower_bounds(sigma, exact().mean().mul(1.02).expand(len(sigma)), error)
+
+    return check
+
+
+def _iterations(
+    name: str, shapes: list[tuple[int, int]], target: str, checking: Callable = _check
+) -> Case:
     weights = functools.cache(lambda: _drawn(shapes))
     work = _bytes(shapes, ITERATIONS)
-    check = _check(weights, 0.35) if checked else None
+    check = checking(weights, 0.35)
 
     def ours(method: str) -> Contender:
         build = lambda: _ours(weights(), ITERATIONS, method)  # noqa: E731
@@ -237,7 +258,7 @@ def _penalty() -> Case:
 
 def cases() -> Iterator[Case]:
     """A language model's weights, large ones, a small network's penalty, Lanczos."""
-    yield _iterations(_GPT2, CASES[_GPT2], "6x the loop, 1.7x bmm", checked=True)
-    yield _iterations("64 of 4096x4096", _LARGE, "at least 65 % of copy bandwidth", checked=False)
+    yield _iterations(_GPT2, CASES[_GPT2], "6x the loop, 1.7x bmm")
+    yield _iterations("64 of 4096x4096", _LARGE, "at least 65 % of copy bandwidth", _check_alike)
     yield _penalty()
     yield from (_to_an_accuracy(name) for name in PASSES)

@@ -72,16 +72,22 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (int k = kLast; k >= 0; --k) {
       const int64_t grid_and_box = rest / p.most_boxes[k];
       box[k] = rest - grid_and_box * p.most_boxes[k];
-      rest = grid_and_box / p.own.origins;
-      number[k] = grid_and_box - rest * p.own.origins;
-      const int64_t origin = box_origin(number[k], p.own.size, p.own.origins);
-      boxes[k] = ceil_div(p.shape[k] + origin, p.own.size);
-      exists &= box[k] < boxes[k];
-
-      const int64_t fine_origin = origin % p.fine.size;
-      fine_number[k] = ceil_div(fine_origin * p.fine.origins, p.fine.size);
-      extent[k] = ceil_div(p.shape[k] + fine_origin, p.fine.size);
-      const int64_t start = (box[k] * p.own.size - origin + fine_origin) / p.fine.size;
+      int64_t start = box[k] * ratio;
+      rest = grid_and_box;
+      number[k] = fine_number[k] = 0;
+      boxes[k] = p.most_boxes[k];
+      extent[k] = p.fine.boxes[k];
+      if (p.own.origins > 1) {  // or neither this size nor the source has a second grid
+        rest = grid_and_box / p.own.origins;
+        number[k] = grid_and_box - rest * p.own.origins;
+        const int64_t origin = box_origin(number[k], p.own.size, p.own.origins);
+        boxes[k] = ceil_div(p.shape[k] + origin, p.own.size);
+        exists &= box[k] < boxes[k];
+        const int64_t fine_origin = origin % p.fine.size;
+        fine_number[k] = ceil_div(fine_origin * p.fine.origins, p.fine.size);
+        extent[k] = ceil_div(p.shape[k] + fine_origin, p.fine.size);
+        start = (box[k] * p.own.size - origin + fine_origin) / p.fine.size;
+      }
       const int64_t end = start + ratio < extent[k] ? start + ratio : extent[k];
       low[k] = start > 0 ? start : 0;
       length[k] = end - low[k];
@@ -98,7 +104,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       int64_t above = row, index = 0, stride = extent[kLast];
       FRACTALKERN_UNROLL_ON_DEVICE
       for (int k = kLast - 1; k >= 0; --k) {
-        const int64_t next = above / length[k];
+        const int64_t next = k > 0 ? above / length[k] : 0;
         index += (low[k] + above - next * length[k]) * stride;
         stride *= extent[k];
         above = next;

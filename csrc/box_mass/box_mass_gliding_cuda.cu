@@ -14,17 +14,20 @@ namespace {
 
 constexpr const char* kOp = "gliding_mass";
 constexpr int kThreads = 256;
-constexpr int kBlocksPerMultiprocessor = 8;
+constexpr int kThreadsOfMultiprocessor = 2048;
 constexpr int64_t kChunk = 2048;  // cells or positions for one warp
 constexpr int kLimbs = 4;         // of 32 bits, of a sum of squares
+// Columns are few: small blocks reach all multiprocessors, and many cells of each are on their way.
+constexpr int kColumnThreads = 64;
+constexpr int kCellsAhead = 16;
 
-__device__ int64_t first_thread() { return int64_t{blockIdx.x} * kThreads + threadIdx.x; }
-__device__ int64_t thread_step() { return int64_t{gridDim.x} * kThreads; }
+__device__ int64_t first_thread() { return int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
+__device__ int64_t thread_step() { return int64_t{gridDim.x} * blockDim.x; }
 __device__ int64_t lane_of_warp() { return threadIdx.x % kWarp; }
 
-unsigned blocks_for(int64_t threads, const CudaStream& stream) {
-  return static_cast<unsigned>(std::min<int64_t>(
-      ceil_div(threads, kThreads), int64_t{kBlocksPerMultiprocessor} * multiprocessors(stream)));
+unsigned blocks_for(int64_t threads, const CudaStream& stream, int of_block = kThreads) {
+  const int64_t most = int64_t{multiprocessors(stream)} * kThreadsOfMultiprocessor / of_block;
+  return static_cast<unsigned>(std::min(ceil_div(threads, of_block), most));
 }
 
 __device__ __forceinline__ uint64_t warp_sum(uint64_t value) {
@@ -102,7 +105,17 @@ __global__ void gliding_mass_kernel_scan_columns(uint64_t* sums, int64_t outer, 
     const int64_t block = i / inner;
     uint64_t* const column = sums + block * cells * inner + (i - block * inner);
     uint64_t total = 0;
-    for (int64_t c = 0; c < cells; ++c) column[c * inner] = total += column[c * inner];
+    for (int64_t first = 0; first < cells; first += kCellsAhead) {
+      uint64_t ahead[kCellsAhead];
+      FRACTALKERN_UNROLL_ON_DEVICE
+      for (int c = 0; c < kCellsAhead; ++c)
+        ahead[c] = first + c < cells ? column[(first + c) * inner] : 0;
+      FRACTALKERN_UNROLL_ON_DEVICE
+      for (int c = 0; c < kCellsAhead; ++c) {
+        total += ahead[c];
+        if (first + c < cells) column[(first + c) * inner] = total;
+      }
+    }
   }
 }
 
@@ -195,8 +208,9 @@ void running_sums(const Weights& w, int64_t cells, uint64_t* sums, const CudaStr
   int64_t inner = length;
   for (int k = w.dims - 2; k >= 0; --k) {
     const int64_t outer = w.batch * cells / (inner * w.shape[k]);
-    launch(kOp, &gliding_mass_kernel_scan_columns, blocks_for(outer * inner, stream), kThreads, 0,
-           stream, sums, outer, w.shape[k], inner);
+    launch(kOp, &gliding_mass_kernel_scan_columns,
+           blocks_for(outer * inner, stream, kColumnThreads), kColumnThreads, 0, stream, sums,
+           outer, w.shape[k], inner);
     inner *= w.shape[k];
   }
 }

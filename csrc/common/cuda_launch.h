@@ -4,6 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
+#include <set>
+#include <utility>
 
 #include "common/cuda_stream.h"
 #include "common/host_device.h"
@@ -64,6 +67,23 @@ inline int64_t shared_memory_limit(const CudaStream& stream) {
   return bytes;
 }
 
+// Lets a block of `kernel` have all the dynamic shared memory that the device gives: once for each
+// of the two, as a limit that follows each launch's need is a race between threads of the host.
+inline void allow_shared_memory(const void* kernel, const CudaStream& stream, const char* op) {
+  static std::mutex mutex;
+  static std::set<std::pair<const void*, int>> done;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (done.contains({kernel, stream.device})) return;
+  cudaFuncAttributes kernels_own{};
+  check_cuda(cudaFuncGetAttributes(&kernels_own, kernel), op);
+  const int64_t limit =
+      shared_memory_limit(stream) - static_cast<int64_t>(kernels_own.sharedSizeBytes);
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  static_cast<int>(limit)),
+             op);
+  done.emplace(kernel, stream.device);
+}
+
 // The block's dynamic shared memory.
 template <class T>
 __device__ __forceinline__ T* dynamic_shared() {
@@ -80,8 +100,10 @@ __device__ __forceinline__ T* dynamic_shared() {
 template <class... Parameters, class... Arguments>
 void launch_as(bool together, const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 block,
                size_t shared_bytes, const CudaStream& stream, Arguments... arguments) {
+  if (shared_bytes > kSharedBytesWithoutAsking)
+    allow_shared_memory(reinterpret_cast<const void*>(kernel), stream, op);
 #if defined(FRACTALKERN_CUDA_ON_HOST)
-  (void)op, (void)stream;
+  cuda_on_host::check_shared_memory(reinterpret_cast<const void*>(kernel), shared_bytes);
   const auto call = [&] { kernel(Parameters(arguments)...); };
   if (together) {
     cuda_on_host::run_together(grid.x, block.x, shared_bytes, call);
@@ -89,10 +111,6 @@ void launch_as(bool together, const char* op, void (*kernel)(Parameters...), dim
     cuda_on_host::run(grid, block, shared_bytes, call);
   }
 #else
-  if (shared_bytes > kSharedBytesWithoutAsking)
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    static_cast<int>(shared_bytes)),
-               op);
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;

@@ -550,6 +550,34 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
                                                         : 64 * 1024;
   return cudaSuccess;
 }
+
+struct cudaFuncAttributes {
+  size_t sharedSizeBytes;
+};
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+
+namespace fractalkern::cuda_on_host {
+
+// Every limit of dynamic shared memory that was set: kernel and bytes.
+inline std::vector<std::pair<const void*, size_t>> shared_memory_limits;
+
+inline void check_shared_memory(const void* kernel, size_t bytes) {
+  size_t limit = 48 * 1024;
+  for (const auto& [of, set] : shared_memory_limits)
+    if (of == kernel) limit = set;
+  if (bytes > limit) fail("more shared memory than the kernel was allowed");
+}
+
+}  // namespace fractalkern::cuda_on_host
+
+inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
+  *attributes = {};  // where kernels have static shared memory it cannot be told here
+  return cudaSuccess;
+}
+inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
+  fractalkern::cuda_on_host::shared_memory_limits.emplace_back(kernel, value);
+  return cudaSuccess;
+}
 inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
   std::memset(memory, value, bytes);
   return cudaSuccess;

@@ -1,4 +1,6 @@
 // The stand-in for a GPU itself: barriers, warp operations, shuffled schedules.
+#include <thread>
+
 #include "common/cuda_launch.h"
 #include "tests/testing.h"
 
@@ -70,11 +72,42 @@ void test_votes() {
   }
 }
 
+__global__ void fill(int* out) {
+  int* tile = dynamic_shared<int>();
+  tile[threadIdx.x] = static_cast<int>(threadIdx.x);
+  out[threadIdx.x] = tile[threadIdx.x];
+}
+
+// Host threads that launch one kernel with different sizes must not take each other's away.
+void test_shared_memory_is_allowed_once_for_a_kernel_and_a_device() {
+  const void* const kernels[] = {reinterpret_cast<const void*>(&reverse),
+                                 reinterpret_cast<const void*>(&votes)};
+  auto& limits = cuda_on_host::shared_memory_limits;
+  limits.clear();
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 8; ++t)
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 200; ++i)
+        allow_shared_memory(kernels[(t + i) % 2], {i % 3, nullptr, {}}, "test");
+    });
+  for (std::thread& thread : threads) thread.join();
+  CHECK(limits.size() == 6, limits.size());
+  for (const void* kernel : kernels)
+    CHECK(std::count(limits.begin(), limits.end(), std::pair(kernel, size_t{64 * 1024})) == 3);
+
+  std::vector<int> out(kWarp);
+  for (const size_t bytes : {60u * 1024, 50u * 1024, 1024u})
+    launch("test", &fill, 1, kWarp, bytes, {}, out.data());
+  CHECK(out.back() == kWarp - 1);
+  CHECK(limits.size() == 7, limits.size());
+}
+
 }  // namespace
 }  // namespace fractalkern
 
 int main() {
   fractalkern::test_barriers_and_warps();
   fractalkern::test_votes();
+  fractalkern::test_shared_memory_is_allowed_once_for_a_kernel_and_a_device();
   return fractalkern::testing::testing_result();
 }

@@ -145,6 +145,25 @@ void test_data_beyond_shared_memory() {
     }
 }
 
+// What names a row that x lacks, and cannot be looked at before the launch, must not be read.
+template <class T>
+void test_rows_that_x_lacks_make_every_result_nan() {
+  Random random(5);
+  for (const int64_t row : {int64_t{-1}, int64_t{9}, std::numeric_limits<int64_t>::max(),
+                            std::numeric_limits<int64_t>::min()})
+    for (const SweepUnit unit : units<T>()) {
+      const Options options{Activation::kTanh, 4, Offset::kNone, random.below(2) == 0};
+      auto p = make_problem<T>(random, {5, 6, 1, 9}, options, 7, 30, -3, -1);
+      p.batches[random.below(static_cast<int64_t>(p.batches.size()))] = row;
+      const Results<T> got = run_cuda(p, unit, 1);
+      for (int64_t i = 0; i < p.networks(); ++i)
+        CHECK(std::isnan(got.value[i]) && std::isnan(got.final_loss[i]) &&
+                  std::isnan(got.first_loss[i]) && !got.converged[i],
+              name_of(unit), row, i, got.value[i]);
+      for (const T loss : got.history) CHECK(std::isnan(loss), name_of(unit), row);
+    }
+}
+
 template <class T>
 void test_tanh() {
   Random random(3);
@@ -162,6 +181,7 @@ template <class T>
 void test_type() {
   test_calm_networks_as_on_the_cpu<T>();
   test_no_bit_depends_on_the_launch<T>();
+  test_rows_that_x_lacks_make_every_result_nan<T>();
   test_tanh<T>();
 }
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "train_sweep/train_sweep_cuda_any_shape.h"
+#include "train_sweep/train_sweep_cuda_batches.h"
 #include "train_sweep/train_sweep_cuda_multiply_add.h"
 #include "train_sweep/train_sweep_cuda_tensor_core.h"
 
@@ -109,16 +110,18 @@ inline void train(const TrainSweepArgs<float>& args, const CudaStream& stream, S
 }
 
 template <class T>
-void sweep_networks(const TrainSweepArgs<T>& args, const CudaStream& stream, SweepUnit unit) {
-  if (args.networks == 0) return;
+void sweep_networks(const TrainSweepArgs<T>& given, const CudaStream& stream, SweepUnit unit) {
+  if (given.networks == 0) return;
   const CudaDeviceGuard guard(stream.device, kOp);
-  const bool narrow = args.outputs == 1 && std::max(args.inputs, args.hidden) <= 32;
-  const bool few_rows = std::max(args.rows, args.batch_rows) < 1 << 30;  // fit their Index
-  if (narrow && few_rows && unit != SweepUnit::kAnyShape) {
-    train(args, stream, unit);
-  } else {
-    train_any_shape(args, stream);
-  }
+  const bool narrow = given.outputs == 1 && std::max(given.inputs, given.hidden) <= 32;
+  const bool few_rows = std::max(given.rows, given.batch_rows) < 1 << 30;  // fit their Index
+  with_rows_of_x(kOp, given, stream, [&](const TrainSweepArgs<T>& args) {
+    if (narrow && few_rows && unit != SweepUnit::kAnyShape) {
+      train(args, stream, unit);
+    } else {
+      train_any_shape(args, stream);
+    }
+  });
 }
 
 template <class T>

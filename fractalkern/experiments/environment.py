@@ -32,10 +32,18 @@ def environment() -> dict[str, object]:
 
 
 def arithmetic(device: str) -> dict[str, object]:
-    """What the bits of a training depend on besides its settings: the library, and what ran it."""
+    """What the bits of a training depend on besides its settings: the library, and what ran it.
+
+    Of a card also the multiprocessors, which decide what a tile is.
+    """
     info = fractalkern.build_info()
     if device == "cuda":
-        return {"fractalkern": info["version"], "gpu": torch.cuda.get_device_name()}
+        card = torch.cuda.get_device_properties(torch.cuda.current_device())
+        return {
+            "fractalkern": info["version"],
+            "gpu": card.name,
+            "multiprocessors": card.multi_processor_count,
+        }
     return {"fractalkern": info["version"], "instruction_set": info["instruction_set"]}
 
 

@@ -53,6 +53,12 @@ def smallest_side(op: str, name: str, array: Tensor, dims: int) -> int:
 
 def checked_sizes(op: str, name: str, sizes: Any, side: int) -> list[int]:
     """`sizes` as a list of integers, each from 1 to the smallest `side` of the array `name`."""
+    compiling = torch.compiler.is_compiling()
+    if isinstance(sizes, Tensor) and not compiling and is_capturing(sizes.device):
+        raise InputError(
+            f"{op}: sizes must be a list or on the CPU while a CUDA graph is captured, which lets "
+            f"no value be read, got a tensor on {sizes.device}"
+        )
     items = sizes.tolist() if isinstance(sizes, Tensor | np.ndarray) else sizes
     if isinstance(items, str) or not hasattr(items, "__iter__"):
         raise InputTypeError(f"{op}: sizes must be a sequence of integers, got {items!r}")

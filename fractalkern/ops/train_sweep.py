@@ -99,7 +99,8 @@ def train_sweep(
     strides; NumPy arrays are accepted. Sums over steps are taken in float64. Results are bit-equal
     for any number of threads, chunking or order of networks on one instruction set or GPU model.
     On CUDA the values of the arguments and the first loss are checked, which waits for the device;
-    while a CUDA graph is captured they are not. Memory is O(P) without history,
+    while a CUDA graph is captured or a call compiled they are not, and `batches` with a row that x
+    lacks makes every result NaN. Memory is O(P) without history,
     time about steps * P * (4 n h + 7 h) * D operations. Not differentiable.
 
     Raises:

@@ -7,6 +7,7 @@ from typing import Literal
 from fractalkern.backends import no_native_kernel_reason
 from fractalkern.errors import BackendError, InputError
 from fractalkern.experiments.environment import require_device
+from fractalkern.experiments.trainability.card import Card
 from fractalkern.memory import require_memory
 from fractalkern.sweeps.grid import log_axis, tile_count
 
@@ -25,8 +26,6 @@ MINIMUM_RESOLUTION = 17
 _MOST_STEPS = 10**9
 # Beyond these powers of ten a rate is not a normal number of its type.
 _EXPONENT_LIMIT = {"float64": 300.0, "float32": 37.0}
-# Enough to fill the largest card several times over, few enough to lose seconds by an interrupt.
-_NETWORKS_OF_A_CARD = 2**17
 # Result arrays, their serialised copy, and the ranks and colours of the picture.
 _BYTES_PER_CELL = 120
 
@@ -77,9 +76,9 @@ class TrainabilityConfig:
 
     @property
     def rows_per_tile(self) -> int:
-        """Rows of a tile."""
+        """Rows of a tile; on CUDA those that suit torch's current device."""
         if self.device == "cuda":
-            return max(self.tile_rows, -(-_NETWORKS_OF_A_CARD // self.resolution))
+            return max(self.tile_rows, -(-Card.current().networks_of_a_tile // self.resolution))
         return self.tile_rows
 
     @property

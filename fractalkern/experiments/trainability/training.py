@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fractalkern import train_sweep
+from fractalkern.experiments.trainability.card import Card
 from fractalkern.experiments.trainability.config import TrainabilityConfig
 from fractalkern.experiments.trainability.data import Shared, activation, shared
 from fractalkern.sweeps.grid import Tile, log_axis
@@ -14,9 +15,10 @@ from fractalkern.sweeps.grid import Tile, log_axis
 if TYPE_CHECKING:  # the store's packages are not needed to train
     from fractalkern.sweeps.store import Arrays
 
-# Floating-point operations and networks of one call of train_sweep; fewer would idle the cores.
+# Floating-point operations of one call of train_sweep, and its least networks on a CPU: fewer
+# would idle the cores.
 _WORK_PER_CALL = {"cpu": 5 * 10**10, "cuda": 10**13}
-_LEAST_PER_CALL = {"cpu": 128, "cuda": 2**14}
+_LEAST_PER_CALL = 128
 _RESULTS = ("value", "converged", "final_loss", "steps_run")
 
 
@@ -44,11 +46,7 @@ def cell_trainer(config: TrainabilityConfig) -> Callable[[Tensor, Tensor], "Arra
 
     It gives value, converged, final_loss, steps_run `[P]`.
     """
-    data = shared(config).to(config.device)
-
-    # An interrupt is heard between calls: about half a second apart, whatever a tile takes.
-    work = config.steps * config.data_rows * 4 * config.width**2
-    size = max(_LEAST_PER_CALL[config.device], _WORK_PER_CALL[config.device] // work)
+    data, size = shared(config).to(config.device), networks_of_a_call(config)
 
     def compute(first: Tensor, second: Tensor) -> "Arrays":
         cells_of = (axis.to(config.device) for axis in (first, second))
@@ -66,6 +64,16 @@ def cell_trainer(config: TrainabilityConfig) -> Callable[[Tensor, Tensor], "Arra
         }
 
     return compute
+
+
+def networks_of_a_call(config: TrainabilityConfig) -> int:
+    """How many networks are trained between two moments at which an interrupt is heard.
+
+    They are about half a second apart, whatever a tile takes.
+    """
+    work = config.steps * config.data_rows * 4 * config.width**2
+    least = 2 * Card.current().networks_at_once if config.device == "cuda" else _LEAST_PER_CALL
+    return max(least, _WORK_PER_CALL[config.device] // work)
 
 
 def tile_cells(config: TrainabilityConfig, tile: Tile) -> tuple[Tensor, Tensor]:
