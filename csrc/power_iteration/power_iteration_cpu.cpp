@@ -34,7 +34,6 @@ namespace fractalkern {
 
 // What fits into the first-level cache, where prefetching would only cost instructions.
 constexpr int64_t kCachedElements = 1 << 13;
-constexpr int64_t kVectorBytes = 64;  // of the widest instruction set
 
 struct Norms {
   double squares = 0;      // sum of w^2
@@ -86,6 +85,7 @@ namespace {
 constexpr int64_t kChunkElements = 1 << 18;
 constexpr int64_t kMostChunks = 32;
 
+constexpr EntryPoints<int64_t()> kVectorBytes = FRACTALKERN_TABLE(vector_bytes);
 constexpr EntryPoints<void(const SweepArgs<float, float>&)> kSweepFloat =
     FRACTALKERN_TABLE(sweep_float);
 constexpr EntryPoints<void(const SweepArgs<float, double>&)> kSweepWide =
@@ -192,16 +192,17 @@ class Solver {
 
  private:
   static int64_t padded(int64_t columns) {
-    constexpr int64_t kLanes = kVectorBytes / static_cast<int64_t>(sizeof(S));
-    return (columns + kLanes - 1) / kLanes * kLanes;
+    const int64_t lanes = kVectorBytes.active()() / static_cast<int64_t>(sizeof(S));
+    return (columns + lanes - 1) / lanes * lanes;
   }
 
   // Whether a copy pays, whose rows are whole vectors and start at one.
   static bool is_packed(const SpectralMatrix& m) {
     constexpr int64_t size = sizeof(S);
+    const int64_t bytes = kVectorBytes.active()();
     return m.rows * padded(m.columns) <= kCachedElements &&
-           (reinterpret_cast<uintptr_t>(m.data) % kVectorBytes != 0 ||
-            m.row_stride * size % kVectorBytes != 0 || m.columns * size % kVectorBytes != 0);
+           (reinterpret_cast<uintptr_t>(m.data) % bytes != 0 || m.row_stride * size % bytes != 0 ||
+            m.columns * size % bytes != 0);
   }
 
   void pack() {

@@ -89,10 +89,11 @@ void check_list(Random& random, const std::string& name, bool large) {
   std::vector<Known> list;
   const int64_t count = 1 + random.below(6);
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t most = large && i == 0 ? 900 : 40;
-    const int64_t least = large && i == 0 ? 600 : 1;
-    list.push_back(make(random, random.below(2) == 0, least + random.below(most - least + 1),
-                        least + random.below(most - least + 1)));
+    const bool split = large && i == 0;
+    const int64_t least = split ? 600 : 1;
+    const int64_t most_rows = split ? 900 : 150, most_columns = split ? 900 : 70;
+    list.push_back(make(random, random.below(2) == 0, least + random.below(most_rows - least + 1),
+                        least + random.below(most_columns - least + 1)));
   }
   const bool lanczos = random.below(2) == 0;
   const auto seed = random.bits();
