@@ -243,7 +243,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> spectral_penalty(
     sums[static_cast<size_t>(i % groups)] += scale * difference * difference;
     slopes[static_cast<size_t>(i)] = 2 * scale * difference;
   }
-  const Tensor penalty = allocate({groups}, solved.dtype), slope = allocate({count}, solved.dtype);
+  const Tensor penalty = weight.dim() == 0
+                             ? allocate({}, solved.dtype)
+                             : torch::stable::new_empty(weight, weight.sizes(), solved.dtype);
+  const Tensor slope = allocate({count}, solved.dtype);
   copy_out(sums.data(), groups, penalty);
   copy_out(slopes.data(), count, slope);
 
@@ -442,7 +445,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> spectral_penalty_on_cuda(
   const Tensor targets = numbers_on(target, queued.sigma, "target");
   const Tensor factors = numbers_on(weight, queued.sigma, "weight");
   const ScalarType dtype = queued.sigma.scalar_type();
-  const Tensor penalty = torch::stable::new_empty(queued.sigma, {groups}, dtype);
+  const Tensor penalty = torch::stable::new_empty(queued.sigma, weight.sizes(), dtype);
   const Tensor slope = torch::stable::new_empty(queued.sigma, {queued.count}, dtype);
   if constexpr (kCudaBuilt)
     spectral_penalty_cuda({queued.count, groups, is_wide(queued.sigma), is_wide(targets),
