@@ -477,6 +477,34 @@ FRACTALKERN_TARGET static void fill_start(const StartArgs& a) {
     a.to[j] = start_element(a.seed, static_cast<uint32_t>(a.row), static_cast<uint32_t>(j));
 }
 
+// Entries as float or double, one after another. Where columns are contiguous, tile by tile, so
+// that no line of either matrix is needed twice.
+template <class S, class C>
+FRACTALKERN_TARGET_INLINE void copy_any(const CopyArgs<S, C>& a) {
+  if (a.column_stride == 1) {
+    for (int64_t i = 0; i < a.rows; ++i)
+      for (int64_t j = 0; j < a.columns; ++j)
+        a.to[i * a.columns + j] = static_cast<C>(widened(a.from[i * a.row_stride + j]));
+    return;
+  }
+  constexpr int64_t kTile = 32;
+  C tile[kTile][kTile];
+  for (int64_t i = 0; i < a.rows; i += kTile)
+    for (int64_t j = 0; j < a.columns; j += kTile) {
+      const int64_t rows = std::min(kTile, a.rows - i), columns = std::min(kTile, a.columns - j);
+      const S* const from = a.from + i * a.row_stride + j * a.column_stride;
+      for (int64_t c = 0; c < columns; ++c)
+        for (int64_t r = 0; r < rows; ++r)
+          tile[r][c] = static_cast<C>(widened(from[r * a.row_stride + c * a.column_stride]));
+      for (int64_t r = 0; r < rows; ++r)
+        std::copy_n(tile[r], columns, a.to + (i + r) * a.columns + j);
+    }
+}
+FRACTALKERN_TARGET static void copy_float(const CopyArgs<float, float>& a) { copy_any(a); }
+FRACTALKERN_TARGET static void copy_double(const CopyArgs<double, double>& a) { copy_any(a); }
+FRACTALKERN_TARGET static void copy_half(const CopyArgs<Half, float>& a) { copy_any(a); }
+FRACTALKERN_TARGET static void copy_bfloat16(const CopyArgs<BFloat16, float>& a) { copy_any(a); }
+
 template <class T>
 FRACTALKERN_TARGET_INLINE void outer_row(const OuterArgs<T>& a) {
   for (int64_t j = 0; j < a.size; ++j) a.to[j] = static_cast<T>(a.scale * a.v[j]);
