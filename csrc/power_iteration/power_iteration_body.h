@@ -106,14 +106,13 @@ FRACTALKERN_TARGET_INLINE Lanes<C> magnitude(Lanes<C> value) {
 // What a sweep sums up besides: nothing, the squares, or magnitudes by row and by column as well.
 enum class Sums { kNone, kSquares, kAll };
 
-// Rows that share a load of v and of z: as many as there are registers for, and as stay in the
-// first-level cache beside those that are prefetched.
-template <Sums kSums, bool kPrefetch, class S, class C>
-constexpr int kRowBlock =
-    kManyRegisters || (kSums == Sums::kNone && !kPrefetch && std::is_same_v<S, C>) ? 8 : 4;
+// Rows that share a load of v and of z: as many as there are registers for.
+template <Sums kSums, class S, class C>
+constexpr int kRowBlock = kManyRegisters || (kSums == Sums::kNone && std::is_same_v<S, C>) ? 8 : 4;
 
-// Prefetching from here on: vectors of at most 32 bytes are slow enough for the second-level cache.
-constexpr int64_t kPrefetchedElements = kManyRegisters ? kCachedElements : 8 * kCachedElements;
+// Whether rows are prefetched: eight rows at 32 bytes a load the hardware foresees better.
+template <class S, class C>
+constexpr bool kPrefetches = kManyRegisters || !std::is_same_v<S, C>;
 
 // Rows [row, row + R): y = W v, then z += W^T y while the rows are still in cache. Prefetching
 // covers the second half, in which memory would idle.
@@ -334,7 +333,7 @@ FRACTALKERN_TARGET_INLINE bool sweep_widened(const SweepArgs<S, C>& a) {
 
 template <Sums kSums, bool kPrefetch, class S, class C>
 FRACTALKERN_TARGET_INLINE void sweep_rows(const SweepArgs<S, C>& a) {
-  constexpr int R = kRowBlock<kSums, kPrefetch, S, C>;
+  constexpr int R = kRowBlock<kSums, S, C>;
   int64_t row = 0;
   for (; row + R <= a.rows; row += R) sweep_block<R, kSums, kPrefetch>(a, row);
   if constexpr (!kManyRegisters && R > 4)
@@ -347,7 +346,7 @@ FRACTALKERN_TARGET_INLINE void sweep_any(const SweepArgs<S, C>& a) {
   if (sweep_few_columns<kSums>(a)) return;
   std::fill_n(a.z, a.columns, C{0});
   if (sweep_widened<kSums>(a)) return;
-  if (a.rows * a.columns > kPrefetchedElements) {
+  if (kPrefetches<S, C> && a.rows * a.columns > kCachedElements) {
     sweep_rows<kSums, true>(a);
   } else {
     sweep_rows<kSums, false>(a);
