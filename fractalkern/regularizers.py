@@ -65,7 +65,7 @@ def spectral_penalty(
     except RuntimeError as error:
         raise_input_error(error)
     penalty, sigma, _, _, following = outputs
-    return penalty.reshape(weight.shape), sigma, following
+    return penalty, sigma, following
 
 
 def _fake(
@@ -81,7 +81,7 @@ def _fake(
         weights, None, iters, -1.0, lanczos, 1e-6, seed
     )
     columns = sum(math.prod(w.shape) // w.shape[-2] for w in weights)
-    outputs = (sigma.new_empty(weight.numel()), sigma, vectors)
+    outputs = (sigma.new_empty(weight.shape), sigma, vectors)
     return *outputs, torch.empty_like(sigma), sigma.new_empty(columns)
 
 
@@ -147,7 +147,7 @@ class _EagerPenalty(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(sigma, following)
         ctx.save_for_backward(vectors, slope, *inputs[6:])
-        return penalty.reshape(inputs[2].shape), sigma, following
+        return penalty, sigma, following
 
     backward = staticmethod(_Penalty.backward)
 

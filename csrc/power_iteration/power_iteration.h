@@ -10,6 +10,12 @@
 
 namespace fractalkern {
 
+enum class SpectralType : int32_t { kFloat, kDouble, kHalf, kBFloat16 };
+
+FRACTALKERN_HOST_DEVICE int64_t bytes_of(SpectralType type) {
+  return type == SpectralType::kDouble ? 8 : type == SpectralType::kFloat ? 4 : 2;
+}
+
 enum class SpectralStatus : int64_t {
   kIterated = 0,      // all passes that were asked for, no tolerance given
   kConverged = 1,     // residual <= tol
@@ -19,9 +25,9 @@ enum class SpectralStatus : int64_t {
 };
 
 struct SpectralMatrix {
-  const void* data;  // [rows, columns], float or double, the last axis contiguous
-  bool wide;         // double
-  int64_t rows, columns, row_stride;
+  const void* data;  // [rows, columns]
+  SpectralType type;
+  int64_t rows, columns, row_stride, column_stride;
   const double* start;  // [columns], not zero and finite, or nullptr: random
   double* u;            // [rows], written
   double* v;            // [columns], written
@@ -56,12 +62,6 @@ void power_iteration_backward_cpu(const SpectralGradient* gradients, int64_t cou
                                   const Parallel& parallel);
 
 // --- on a GPU -----------------------------------------------------------------------------------
-
-enum class SpectralType : int32_t { kFloat, kDouble, kHalf, kBFloat16 };
-
-FRACTALKERN_HOST_DEVICE int64_t bytes_of(SpectralType type) {
-  return type == SpectralType::kDouble ? 8 : type == SpectralType::kFloat ? 4 : 2;
-}
 
 // [stack, rows, columns] on the device, the last axis contiguous; all of it if stack > 1.
 struct SpectralWeight {

@@ -4,8 +4,9 @@
 #define FRACTALKERN_TARGET_INLINE FRACTALKERN_TARGET inline __attribute__((always_inline))
 namespace fractalkern::FRACTALKERN_ISA {
 
-// Rows that share a load of v and of z: as many as there are registers for.
-constexpr int kRowBlock = FRACTALKERN_ISA_TAG::kRegisters >= 32 ? 8 : 4;
+// 32 registers hold a block of narrow rows between its two uses; 16 do not, and rows are read
+// twice.
+constexpr bool kManyRegisters = FRACTALKERN_ISA_TAG::kRegisters >= 32;
 
 template <class C>
 using Lanes = typename VectorOf<C, FRACTALKERN_ISA_TAG::kVectorBytes>::type;
@@ -105,6 +106,14 @@ FRACTALKERN_TARGET_INLINE Lanes<C> magnitude(Lanes<C> value) {
 // What a sweep sums up besides: nothing, the squares, or magnitudes by row and by column as well.
 enum class Sums { kNone, kSquares, kAll };
 
+// Rows that share a load of v and of z: as many as there are registers for.
+template <Sums kSums, class S, class C>
+constexpr int kRowBlock = kManyRegisters || (kSums == Sums::kNone && std::is_same_v<S, C>) ? 8 : 4;
+
+// Whether rows are prefetched: eight rows at 32 bytes a load the hardware foresees better.
+template <class S, class C>
+constexpr bool kPrefetches = kManyRegisters || !std::is_same_v<S, C>;
+
 // Rows [row, row + R): y = W v, then z += W^T y while the rows are still in cache. Prefetching
 // covers the second half, in which memory would idle.
 template <int R, Sums kSums, bool kPrefetch, class S, class C>
@@ -203,10 +212,62 @@ FRACTALKERN_TARGET_INLINE void sweep_narrow(const SweepArgs<S, C>& a) {
   if constexpr (kSums != Sums::kNone) a.norms->squares += lane_sum<C>(squares);
 }
 
+// y = W v for rows [row, row + R) of K vectors of columns.
+template <int R, int K, class S, class C>
+FRACTALKERN_TARGET_INLINE void multiply_narrow(const SweepArgs<S, C>& a, int64_t row) {
+  Lanes<C> dot[R] = {};
+  for (int k = 0; k < K; ++k) {
+    const Lanes<C> v = load<C>(a.v + k * kLanes<C>);
+    for (int r = 0; r < R; ++r)
+      dot[r] += load<C>(a.w + (row + r) * a.row_stride + k * kLanes<C>) * v;
+  }
+  lane_sums<R, C>(dot, a.y + row);
+}
+
+// z += y_row W_row.
+template <int K, class S, class C>
+FRACTALKERN_TARGET_INLINE void add_row(const SweepArgs<S, C>& a, int64_t row, Lanes<C> (&z)[K]) {
+  const S* const w = a.w + row * a.row_stride;
+  for (int k = 0; k < K; ++k) z[k] += a.y[row] * load<C>(w + k * kLanes<C>);
+}
+
+// The same as sweep_narrow() with z alone in registers. The rows are read twice, from the
+// first-level cache, a panel at a time. Rows that follow each other are added to different copies
+// of z, so that eight additions are under way.
+template <int K, class S, class C>
+FRACTALKERN_TARGET_INLINE void sweep_panels(const SweepArgs<S, C>& a) {
+  constexpr int64_t kPanelRows = 64;
+  constexpr int kCopies = K == 1 ? 8 : K == 2 ? 4 : K <= 4 ? 2 : 1;
+  Lanes<C> z[kCopies][K] = {};
+  for (int64_t begin = 0; begin < a.rows; begin += kPanelRows) {
+    const int64_t end = std::min(begin + kPanelRows, a.rows);
+    int64_t row = begin;
+    for (; row + 8 <= end; row += 8) multiply_narrow<8, K>(a, row);
+    for (; row < end; ++row) multiply_narrow<1, K>(a, row);
+    row = begin;
+    for (; row + kCopies <= end; row += kCopies)
+      for (int copy = 0; copy < kCopies; ++copy) add_row<K>(a, row + copy, z[copy]);
+    for (; row < end; ++row) add_row<K>(a, row, z[0]);
+  }
+  for (int k = 0; k < K; ++k) {
+    for (int copy = 1; copy < kCopies; ++copy) z[0][k] += z[copy][k];
+    store<C>(a.z + k * kLanes<C>, z[0][k]);
+  }
+}
+
+// Whether a.columns were one vector more than one of kLess, and it is done.
+template <class S, class C, std::size_t... kLess>
+FRACTALKERN_TARGET_INLINE bool sweep_panels_of(const SweepArgs<S, C>& a,
+                                               std::index_sequence<kLess...>) {
+  return (
+      (a.columns == int64_t(kLess + 1) * kLanes<C> && (sweep_panels<int(kLess) + 1>(a), true)) ||
+      ...);
+}
+
 // Whether a.columns were few enough for that, and it is done.
 template <Sums kSums, class S, class C>
 FRACTALKERN_TARGET_INLINE bool sweep_few_columns(const SweepArgs<S, C>& a) {
-  if constexpr (FRACTALKERN_ISA_TAG::kRegisters >= 32 && kSums != Sums::kAll) {
+  if constexpr (kManyRegisters && kSums != Sums::kAll) {
     constexpr int64_t kWidth = kLanes<C>;
     switch (a.columns) {
       case kWidth:
@@ -220,15 +281,63 @@ FRACTALKERN_TARGET_INLINE bool sweep_few_columns(const SweepArgs<S, C>& a) {
       default:
         break;
     }
+  } else if constexpr (kSums == Sums::kNone && std::is_same_v<S, C>) {
+    if (a.rows >= 8) return sweep_panels_of(a, std::make_index_sequence<8>());
+  }
+  return false;
+}
+
+// Rows [row, row + R) of float in double, widened into a buffer [R, columns] for their second use.
+template <int R, Sums kSums, class S, class C>
+FRACTALKERN_TARGET_INLINE void widened_block(const SweepArgs<S, C>& a, int64_t row, C* wide) {
+  const S* const first = a.w + row * a.row_stride;
+  Lanes<C> dot[R] = {}, squares[R] = {};
+  for (int64_t j = 0; j < a.columns; j += kLanes<C>) {
+    const Lanes<C> v = load<C>(a.v + j);
+    for (int r = 0; r < R; ++r) {
+      const Lanes<C> w = load<C>(first + r * a.row_stride + j);
+      store<C>(wide + r * a.columns + j, w);
+      dot[r] += w * v;
+      if constexpr (kSums != Sums::kNone) squares[r] += w * w;
+    }
+  }
+  C y[R];
+  lane_sums<R, C>(dot, y);
+  for (int r = 0; r < R; ++r) a.y[row + r] = y[r];
+  if constexpr (kSums != Sums::kNone) {
+    for (int r = 1; r < R; ++r) squares[0] += squares[r];
+    a.norms->squares += lane_sum<C>(squares[0]);
+  }
+  for (int64_t j = 0; j < a.columns; j += kLanes<C>) {
+    Lanes<C> z = load<C>(a.z + j);
+    for (int r = 0; r < R; ++r) z += y[r] * load<C>(wide + r * a.columns + j);
+    store<C>(a.z + j, z);
+  }
+}
+
+// Whether the columns are whole vectors and few enough for such a buffer, and it is done.
+template <Sums kSums, class S, class C>
+FRACTALKERN_TARGET_INLINE bool sweep_widened(const SweepArgs<S, C>& a) {
+  if constexpr (!kManyRegisters && kSums != Sums::kAll && !std::is_same_v<S, C>) {
+    constexpr int R = 4;
+    constexpr int64_t kMostColumns = 512;
+    if (a.columns > kMostColumns || a.columns % kLanes<C> != 0) return false;
+    alignas(64) C wide[R * kMostColumns];
+    int64_t row = 0;
+    for (; row + R <= a.rows; row += R) widened_block<R, kSums>(a, row, wide);
+    for (; row < a.rows; ++row) widened_block<1, kSums>(a, row, wide);
+    return true;
   }
   return false;
 }
 
 template <Sums kSums, bool kPrefetch, class S, class C>
 FRACTALKERN_TARGET_INLINE void sweep_rows(const SweepArgs<S, C>& a) {
+  constexpr int R = kRowBlock<kSums, S, C>;
   int64_t row = 0;
-  for (; row + kRowBlock <= a.rows; row += kRowBlock)
-    sweep_block<kRowBlock, kSums, kPrefetch>(a, row);
+  for (; row + R <= a.rows; row += R) sweep_block<R, kSums, kPrefetch>(a, row);
+  if constexpr (!kManyRegisters && R > 4)
+    for (; row + 4 <= a.rows; row += 4) sweep_block<4, kSums, false>(a, row);
   for (; row < a.rows; ++row) sweep_block<1, kSums, false>(a, row);
 }
 
@@ -236,7 +345,8 @@ template <Sums kSums, class S, class C>
 FRACTALKERN_TARGET_INLINE void sweep_any(const SweepArgs<S, C>& a) {
   if (sweep_few_columns<kSums>(a)) return;
   std::fill_n(a.z, a.columns, C{0});
-  if (a.rows * a.columns > kCachedElements) {
+  if (sweep_widened<kSums>(a)) return;
+  if (kPrefetches<S, C> && a.rows * a.columns > kCachedElements) {
     sweep_rows<kSums, true>(a);
   } else {
     sweep_rows<kSums, false>(a);
@@ -253,16 +363,22 @@ FRACTALKERN_TARGET_INLINE void measure_any(const SweepArgs<S, double>& a) {
 
 template <class C>
 FRACTALKERN_TARGET_INLINE double squares_of(const C* x, int64_t size) {
-  const int64_t whole = size / kLanes<double> * kLanes<double>;
-  Lanes<double> sum = {};
-  for (int64_t j = 0; j < whole; j += kLanes<double>) {
-    const Lanes<double> value = load<double>(x + j);
-    sum += value * value;
-  }
-  double total = lane_sum<double>(sum);
+  constexpr int kSums = kManyRegisters ? 1 : 4;  // shorter vectors are more additions
+  constexpr int64_t kStep = kSums * kLanes<double>;
+  const int64_t whole = size / kStep * kStep;
+  Lanes<double> sums[kSums] = {};
+  for (int64_t j = 0; j < whole; j += kStep)
+    for (int k = 0; k < kSums; ++k) {
+      const Lanes<double> value = load<double>(x + j + k * kLanes<double>);
+      sums[k] += value * value;
+    }
+  for (int k = 1; k < kSums; ++k) sums[0] += sums[k];
+  double total = lane_sum<double>(sums[0]);
   for (int64_t j = whole; j < size; ++j) total += static_cast<double>(x[j]) * x[j];
   return total;
 }
+
+FRACTALKERN_TARGET static int64_t vector_bytes() { return FRACTALKERN_ISA_TAG::kVectorBytes; }
 
 FRACTALKERN_TARGET static void sweep_float(const SweepArgs<float, float>& a) {
   sweep_any<Sums::kNone>(a);
@@ -359,6 +475,34 @@ FRACTALKERN_TARGET static void fill_start(const StartArgs& a) {
   for (int64_t j = 0; j < a.size; ++j)
     a.to[j] = start_element(a.seed, static_cast<uint32_t>(a.row), static_cast<uint32_t>(j));
 }
+
+// Entries as float or double, one after another. Where columns are contiguous, tile by tile, so
+// that no line of either matrix is needed twice.
+template <class S, class C>
+FRACTALKERN_TARGET_INLINE void copy_any(const CopyArgs<S, C>& a) {
+  if (a.column_stride == 1) {
+    for (int64_t i = 0; i < a.rows; ++i)
+      for (int64_t j = 0; j < a.columns; ++j)
+        a.to[i * a.columns + j] = static_cast<C>(widened(a.from[i * a.row_stride + j]));
+    return;
+  }
+  constexpr int64_t kTile = 32;
+  C tile[kTile][kTile];
+  for (int64_t i = 0; i < a.rows; i += kTile)
+    for (int64_t j = 0; j < a.columns; j += kTile) {
+      const int64_t rows = std::min(kTile, a.rows - i), columns = std::min(kTile, a.columns - j);
+      const S* const from = a.from + i * a.row_stride + j * a.column_stride;
+      for (int64_t c = 0; c < columns; ++c)
+        for (int64_t r = 0; r < rows; ++r)
+          tile[r][c] = static_cast<C>(widened(from[r * a.row_stride + c * a.column_stride]));
+      for (int64_t r = 0; r < rows; ++r)
+        std::copy_n(tile[r], columns, a.to + (i + r) * a.columns + j);
+    }
+}
+FRACTALKERN_TARGET static void copy_float(const CopyArgs<float, float>& a) { copy_any(a); }
+FRACTALKERN_TARGET static void copy_double(const CopyArgs<double, double>& a) { copy_any(a); }
+FRACTALKERN_TARGET static void copy_half(const CopyArgs<Half, float>& a) { copy_any(a); }
+FRACTALKERN_TARGET static void copy_bfloat16(const CopyArgs<BFloat16, float>& a) { copy_any(a); }
 
 template <class T>
 FRACTALKERN_TARGET_INLINE void outer_row(const OuterArgs<T>& a) {

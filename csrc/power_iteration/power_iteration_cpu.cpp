@@ -25,6 +25,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/half_precision.h"
 #include "common/instruction_set.h"
 #include "common/simd.h"
 #include "power_iteration/power_iteration.h"
@@ -34,7 +35,6 @@ namespace fractalkern {
 
 // What fits into the first-level cache, where prefetching would only cost instructions.
 constexpr int64_t kCachedElements = 1 << 13;
-constexpr int64_t kVectorBytes = 64;  // of the widest instruction set
 
 struct Norms {
   double squares = 0;      // sum of w^2
@@ -67,6 +67,13 @@ struct StartArgs {
   int64_t row;
 };
 
+template <class S, class C>
+struct CopyArgs {
+  C* to;  // [rows, columns]
+  const S* from;
+  int64_t rows, columns, row_stride, column_stride;
+};
+
 template <class T>
 struct OuterArgs {
   T* to;  // [size] = scale v
@@ -86,6 +93,7 @@ namespace {
 constexpr int64_t kChunkElements = 1 << 18;
 constexpr int64_t kMostChunks = 32;
 
+constexpr EntryPoints<int64_t()> kVectorBytes = FRACTALKERN_TABLE(vector_bytes);
 constexpr EntryPoints<void(const SweepArgs<float, float>&)> kSweepFloat =
     FRACTALKERN_TABLE(sweep_float);
 constexpr EntryPoints<void(const SweepArgs<float, double>&)> kSweepWide =
@@ -118,10 +126,21 @@ constexpr EntryPoints<double(const double*, double, const double*, double, int64
     kDistanceDouble = FRACTALKERN_TABLE(distance_double);
 constexpr EntryPoints<void(double*, double, bool, int64_t)> kDivide = FRACTALKERN_TABLE(divide);
 constexpr EntryPoints<void(const StartArgs&)> kFillStart = FRACTALKERN_TABLE(fill_start);
+constexpr EntryPoints<void(const CopyArgs<float, float>&)> kCopyFloat =
+    FRACTALKERN_TABLE(copy_float);
+constexpr EntryPoints<void(const CopyArgs<double, double>&)> kCopyDouble =
+    FRACTALKERN_TABLE(copy_double);
+constexpr EntryPoints<void(const CopyArgs<Half, float>&)> kCopyHalf = FRACTALKERN_TABLE(copy_half);
+constexpr EntryPoints<void(const CopyArgs<BFloat16, float>&)> kCopyBFloat16 =
+    FRACTALKERN_TABLE(copy_bfloat16);
 constexpr EntryPoints<void(const OuterArgs<float>&)> kOuterFloat = FRACTALKERN_TABLE(outer_float);
 constexpr EntryPoints<void(const OuterArgs<double>&)> kOuterDouble =
     FRACTALKERN_TABLE(outer_double);
 
+void copy(const CopyArgs<float, float>& args) { kCopyFloat.active()(args); }
+void copy(const CopyArgs<double, double>& args) { kCopyDouble.active()(args); }
+void copy(const CopyArgs<Half, float>& args) { kCopyHalf.active()(args); }
+void copy(const CopyArgs<BFloat16, float>& args) { kCopyBFloat16.active()(args); }
 void sweep(const SweepArgs<float, float>& args) { kSweepFloat.active()(args); }
 void sweep(const SweepArgs<float, double>& args) { kSweepWide.active()(args); }
 void sweep(const SweepArgs<double, double>& args) { kSweepDouble.active()(args); }
@@ -192,16 +211,17 @@ class Solver {
 
  private:
   static int64_t padded(int64_t columns) {
-    constexpr int64_t kLanes = kVectorBytes / static_cast<int64_t>(sizeof(S));
-    return (columns + kLanes - 1) / kLanes * kLanes;
+    const int64_t lanes = kVectorBytes.active()() / static_cast<int64_t>(sizeof(S));
+    return (columns + lanes - 1) / lanes * lanes;
   }
 
   // Whether a copy pays, whose rows are whole vectors and start at one.
   static bool is_packed(const SpectralMatrix& m) {
     constexpr int64_t size = sizeof(S);
+    const int64_t bytes = kVectorBytes.active()();
     return m.rows * padded(m.columns) <= kCachedElements &&
-           (reinterpret_cast<uintptr_t>(m.data) % kVectorBytes != 0 ||
-            m.row_stride * size % kVectorBytes != 0 || m.columns * size % kVectorBytes != 0);
+           (reinterpret_cast<uintptr_t>(m.data) % bytes != 0 || m.row_stride * size % bytes != 0 ||
+            m.columns * size % bytes != 0);
   }
 
   void pack() {
@@ -506,13 +526,15 @@ void set_zero(SpectralMatrix& matrix, SpectralStatus status, double value) {
   std::fill_n(matrix.v, matrix.columns, value);
 }
 
+bool is_double(const SpectralMatrix& matrix) { return matrix.type == SpectralType::kDouble; }
+
 double largest_entry(const SpectralMatrix& matrix) {
   double largest = 0;
   for (int64_t i = 0; i < matrix.rows; ++i)
     for (int64_t j = 0; j < matrix.columns; ++j) {
       const int64_t at = i * matrix.row_stride + j;
-      const double entry = matrix.wide ? static_cast<const double*>(matrix.data)[at]
-                                       : static_cast<const float*>(matrix.data)[at];
+      const double entry = is_double(matrix) ? static_cast<const double*>(matrix.data)[at]
+                                             : static_cast<const float*>(matrix.data)[at];
       if (!std::isfinite(entry)) return entry;
       largest = std::max(largest, std::abs(entry));
     }
@@ -527,13 +549,13 @@ void solve_scaled(SpectralMatrix& matrix, const PowerIteration& problem, const P
   for (int64_t i = 0; i < matrix.rows; ++i)
     for (int64_t j = 0; j < matrix.columns; ++j) {
       const int64_t at = i * matrix.row_stride + j;
-      const double entry = matrix.wide ? static_cast<const double*>(matrix.data)[at]
-                                       : static_cast<const float*>(matrix.data)[at];
+      const double entry = is_double(matrix) ? static_cast<const double*>(matrix.data)[at]
+                                             : static_cast<const float*>(matrix.data)[at];
       scaled[static_cast<size_t>(i * matrix.columns + j)] = std::scalbn(entry, -exponent);
     }
   SpectralMatrix copy = matrix;
   copy.data = scaled.data();
-  copy.wide = true;
+  copy.type = SpectralType::kDouble;
   copy.row_stride = matrix.columns;
   solve_as<double, double>(copy, problem, parallel, row, true);
   matrix.sigma = std::scalbn(copy.sigma, exponent);
@@ -544,12 +566,13 @@ void solve_scaled(SpectralMatrix& matrix, const PowerIteration& problem, const P
   matrix.status = copy.status;
 }
 
-void solve(SpectralMatrix& matrix, const PowerIteration& problem, const Parallel& parallel,
-           int64_t row) {
-  if (matrix.rows == 0 || matrix.columns == 0) return set_zero(matrix, SpectralStatus::kZero, 0);
-  if (!matrix.wide && solve_as<float, float>(matrix, problem, parallel, row)) return;
-  if (!matrix.wide && solve_as<float, double>(matrix, problem, parallel, row)) return;
-  if (matrix.wide && solve_as<double, double>(matrix, problem, parallel, row)) return;
+// As the sweeps read it: float or double, the last axis contiguous.
+void solve_readable(SpectralMatrix& matrix, const PowerIteration& problem, const Parallel& parallel,
+                    int64_t row) {
+  const bool wide = is_double(matrix);
+  if (!wide && solve_as<float, float>(matrix, problem, parallel, row)) return;
+  if (!wide && solve_as<float, double>(matrix, problem, parallel, row)) return;
+  if (wide && solve_as<double, double>(matrix, problem, parallel, row)) return;
   const double largest = largest_entry(matrix);
   if (!std::isfinite(largest))
     return set_zero(matrix, SpectralStatus::kNonFinite, std::numeric_limits<double>::quiet_NaN());
@@ -558,6 +581,49 @@ void solve(SpectralMatrix& matrix, const PowerIteration& problem, const Parallel
     return;
   }
   solve_scaled(matrix, problem, parallel, row, largest);
+}
+
+template <class S, class C>
+void solve_copied(SpectralMatrix& matrix, const PowerIteration& problem, const Parallel& parallel,
+                  int64_t row) {
+  const SpectralMatrix given = matrix;
+  const AlignedArray<C> entries(given.rows * given.columns);
+  const int64_t rows = std::max<int64_t>(kChunkElements / given.columns / 32 * 32, 32);
+  parallel.for_each((given.rows + rows - 1) / rows, given.rows * given.columns, [&](int64_t chunk) {
+    const int64_t begin = chunk * rows;
+    copy(CopyArgs<S, C>{entries.data() + begin * given.columns,
+                        static_cast<const S*>(given.data) + begin * given.row_stride,
+                        std::min(rows, given.rows - begin), given.columns, given.row_stride,
+                        given.column_stride});
+  });
+  matrix.data = entries.data();
+  matrix.type = std::is_same_v<C, double> ? SpectralType::kDouble : SpectralType::kFloat;
+  matrix.row_stride = given.columns;
+  matrix.column_stride = 1;
+  solve_readable(matrix, problem, parallel, row);
+  matrix.data = given.data;
+  matrix.type = given.type;
+  matrix.row_stride = given.row_stride;
+  matrix.column_stride = given.column_stride;
+}
+
+void solve(SpectralMatrix& matrix, const PowerIteration& problem, const Parallel& parallel,
+           int64_t row) {
+  if (matrix.rows == 0 || matrix.columns == 0) return set_zero(matrix, SpectralStatus::kZero, 0);
+  const bool contiguous = matrix.column_stride == 1 || matrix.columns == 1;
+  switch (matrix.type) {
+    case SpectralType::kHalf:
+      return solve_copied<Half, float>(matrix, problem, parallel, row);
+    case SpectralType::kBFloat16:
+      return solve_copied<BFloat16, float>(matrix, problem, parallel, row);
+    case SpectralType::kFloat:
+      if (!contiguous) return solve_copied<float, float>(matrix, problem, parallel, row);
+      break;
+    case SpectralType::kDouble:
+      if (!contiguous) return solve_copied<double, double>(matrix, problem, parallel, row);
+      break;
+  }
+  solve_readable(matrix, problem, parallel, row);
 }
 
 }  // namespace

@@ -60,33 +60,37 @@ class Doubles {
   const double* data_;
 };
 
-// A weight as the kernel reads it.
+SpectralType type_of(ScalarType dtype) {
+  return dtype == ScalarType::Double     ? SpectralType::kDouble
+         : dtype == ScalarType::Half     ? SpectralType::kHalf
+         : dtype == ScalarType::BFloat16 ? SpectralType::kBFloat16
+                                         : SpectralType::kFloat;
+}
+
+// A weight as the kernel reads it: a matrix as it lies in memory, a stack contiguous.
 struct Source {
-  Tensor tensor;  // in float or double with a contiguous last axis; half precision is widened
+  Tensor tensor;
   const char* data;
-  bool wide;
-  int64_t stack, rows, columns, row_stride;
+  SpectralType type;
+  int64_t stack, rows, columns, row_stride, column_stride;
 };
 
-Source readable(const Tensor& weight) {
+Source source_of(const Tensor& weight) {
   const int64_t dims = weight.dim();
   STD_TORCH_CHECK(dims >= 2, "power_iteration: weights must have at least two axes");
   const ScalarType dtype = weight.scalar_type();
   STD_TORCH_CHECK(is_float(dtype),
                   "power_iteration: weights must be float16, bfloat16, float32 or float64");
-  Source source{weight, nullptr, dtype == ScalarType::Double, 1, 0, 0, 0};
   const auto sizes = weight.sizes(), strides = weight.strides();
-  for (int64_t axis = 0; axis < dims - 2; ++axis) source.stack *= sizes[axis];
-  source.rows = sizes[dims - 2];
-  source.columns = source.row_stride = sizes[dims - 1];
-  if (dtype == ScalarType::Half || dtype == ScalarType::BFloat16)
-    source.tensor = torch::stable::to(weight, ScalarType::Float);
-  if (dims == 2 && strides[1] == 1 && strides[0] >= sizes[1] &&
-      source.tensor.get() == weight.get()) {
+  const int64_t rows = sizes[dims - 2], columns = sizes[dims - 1];
+  Source source{weight, nullptr, type_of(dtype), 1, rows, columns, columns, 1};
+  if (dims == 2) {
     source.row_stride = strides[0];
-  } else if (!source.tensor.is_contiguous()) {
-    source.tensor = torch::stable::contiguous(source.tensor);
+    source.column_stride = strides[1];
+  } else if (!weight.is_contiguous()) {
+    source.tensor = torch::stable::contiguous(weight);
   }
+  for (int64_t axis = 0; axis < dims - 2; ++axis) source.stack *= sizes[axis];
   source.data = static_cast<const char*>(source.tensor.data_ptr());
   return source;
 }
@@ -124,9 +128,9 @@ class Solved {
     bool wide = false;
     int64_t count = 0;
     for (const Tensor& weight : weights) {
-      sources.push_back(readable(weight));
+      sources.push_back(source_of(weight));
       const Source& source = sources.back();
-      wide = wide || source.wide;
+      wide = wide || source.type == SpectralType::kDouble;
       count += source.stack;
       left += source.stack * source.rows;
       right += source.stack * source.columns;
@@ -148,11 +152,12 @@ class Solved {
     for (const Source& source : sources) {
       for (int64_t i = 0; i < source.stack; ++i) {
         SpectralMatrix matrix{};
-        matrix.data = source.data + i * source.rows * source.columns * (source.wide ? 8 : 4);
-        matrix.wide = source.wide;
+        matrix.data = source.data + i * source.rows * source.columns * bytes_of(source.type);
+        matrix.type = source.type;
         matrix.rows = source.rows;
         matrix.columns = source.columns;
         matrix.row_stride = source.row_stride;
+        matrix.column_stride = source.column_stride;
         if (from != nullptr) {
           matrix.start = checked_start(from, source.columns, zero_is_random);
           from += source.columns;
@@ -243,7 +248,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> spectral_penalty(
     sums[static_cast<size_t>(i % groups)] += scale * difference * difference;
     slopes[static_cast<size_t>(i)] = 2 * scale * difference;
   }
-  const Tensor penalty = allocate({groups}, solved.dtype), slope = allocate({count}, solved.dtype);
+  const Tensor penalty = weight.dim() == 0
+                             ? allocate({}, solved.dtype)
+                             : torch::stable::new_empty(weight, weight.sizes(), solved.dtype);
+  const Tensor slope = allocate({count}, solved.dtype);
   copy_out(sums.data(), groups, penalty);
   copy_out(slopes.data(), count, slope);
 
@@ -317,13 +325,6 @@ std::vector<Tensor> power_iteration_backward(const Tensor& grad, const Tensor& v
 }
 
 // --- CUDA: nothing here waits for the device, so that calls can be captured in a graph -----------
-
-SpectralType type_of(ScalarType dtype) {
-  return dtype == ScalarType::Double     ? SpectralType::kDouble
-         : dtype == ScalarType::Half     ? SpectralType::kHalf
-         : dtype == ScalarType::BFloat16 ? SpectralType::kBFloat16
-                                         : SpectralType::kFloat;
-}
 
 // Contiguous, in float or double.
 Tensor numbers_on(const Tensor& tensor, const Tensor& weight, const char* name) {
@@ -442,7 +443,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> spectral_penalty_on_cuda(
   const Tensor targets = numbers_on(target, queued.sigma, "target");
   const Tensor factors = numbers_on(weight, queued.sigma, "weight");
   const ScalarType dtype = queued.sigma.scalar_type();
-  const Tensor penalty = torch::stable::new_empty(queued.sigma, {groups}, dtype);
+  const Tensor penalty = torch::stable::new_empty(queued.sigma, weight.sizes(), dtype);
   const Tensor slope = torch::stable::new_empty(queued.sigma, {queued.count}, dtype);
   if constexpr (kCudaBuilt)
     spectral_penalty_cuda({queued.count, groups, is_wide(queued.sigma), is_wide(targets),

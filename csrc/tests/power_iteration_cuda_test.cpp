@@ -149,11 +149,13 @@ Results on_cpu(const std::vector<Stack>& stacks, const Options& o,
     narrow.emplace_back(s.values.begin(), s.values.end());
     for (int64_t i = 0; i < w.stack; ++i) {
       SpectralMatrix m{};
-      m.wide = w.type == SpectralType::kDouble;
+      const bool wide = w.type == SpectralType::kDouble;
+      m.type = wide ? SpectralType::kDouble : SpectralType::kFloat;
       const int64_t at = i * w.rows * w.columns;
-      m.data = m.wide ? static_cast<const void*>(s.values.data() + at) : narrow.back().data() + at;
+      m.data = wide ? static_cast<const void*>(s.values.data() + at) : narrow.back().data() + at;
       m.rows = w.rows;
       m.columns = m.row_stride = w.columns;
+      m.column_stride = 1;
       m.start = from;
       m.u = u;
       m.v = v;

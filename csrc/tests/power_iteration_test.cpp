@@ -9,14 +9,18 @@
 #include <string>
 #include <vector>
 
+#include "common/half_precision.h"
 #include "power_iteration/power_iteration_math.h"
 #include "tests/testing.h"
 
 namespace {
 
+using fractalkern::BFloat16;
+using fractalkern::Half;
 using fractalkern::PowerIteration;
 using fractalkern::SpectralMatrix;
 using fractalkern::SpectralStatus;
+using fractalkern::SpectralType;
 using fractalkern::testing::Random;
 using fractalkern::testing::thread_parallel;
 
@@ -74,11 +78,13 @@ Known make(Random& random, bool wide, int64_t rows, int64_t columns) {
 
 SpectralMatrix argument(Known& known) {
   SpectralMatrix matrix{};
-  matrix.wide = !known.wide.empty();
-  matrix.data = matrix.wide ? static_cast<const void*>(known.wide.data()) : known.narrow.data();
+  const bool wide = !known.wide.empty();
+  matrix.type = wide ? SpectralType::kDouble : SpectralType::kFloat;
+  matrix.data = wide ? static_cast<const void*>(known.wide.data()) : known.narrow.data();
   matrix.rows = known.rows;
   matrix.columns = known.columns;
   matrix.row_stride = known.stride;
+  matrix.column_stride = 1;
   matrix.start = known.start.empty() ? nullptr : known.start.data();
   matrix.u = known.u.data();
   matrix.v = known.v.data();
@@ -89,10 +95,11 @@ void check_list(Random& random, const std::string& name, bool large) {
   std::vector<Known> list;
   const int64_t count = 1 + random.below(6);
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t most = large && i == 0 ? 900 : 40;
-    const int64_t least = large && i == 0 ? 600 : 1;
-    list.push_back(make(random, random.below(2) == 0, least + random.below(most - least + 1),
-                        least + random.below(most - least + 1)));
+    const bool split = large && i == 0;
+    const int64_t least = split ? 600 : 1;
+    const int64_t most_rows = split ? 900 : 150, most_columns = split ? 900 : 70;
+    list.push_back(make(random, random.below(2) == 0, least + random.below(most_rows - least + 1),
+                        least + random.below(most_columns - least + 1)));
   }
   const bool lanczos = random.below(2) == 0;
   const auto seed = random.bits();
@@ -105,7 +112,7 @@ void check_list(Random& random, const std::string& name, bool large) {
         thread_parallel(threads));
     for (size_t i = 0; i < list.size(); ++i) {
       const SpectralMatrix& m = matrices[i];
-      const double entry_rounding = m.wide ? 1e-13 : 1e-5;
+      const double entry_rounding = m.type == SpectralType::kDouble ? 1e-13 : 1e-5;
       CHECK(m.lower <= list[i].first * (1 + entry_rounding), name, m.lower, list[i].first);
       CHECK(m.upper >= list[i].first * (1 - entry_rounding), name, m.upper, list[i].first);
       if (m.status == SpectralStatus::kConverged) {
@@ -125,6 +132,45 @@ void check_list(Random& random, const std::string& name, bool large) {
   }
 }
 
+// Entries of type S in any strides give what they give as contiguous numbers of type C.
+template <class S, class C>
+void check_layout(Random& random, const std::string& name, SpectralType type) {
+  const int64_t rows = 1 + random.below(100), columns = 1 + random.below(100);
+  const bool transposed = random.below(2) == 0;
+  const int64_t stride = (transposed ? rows : columns) + random.below(4);
+  std::vector<S> entries(static_cast<size_t>(((transposed ? columns : rows) - 1) * stride +
+                                             (transposed ? rows : columns)));
+  std::vector<C> plain;
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j) {
+      S& entry = entries[static_cast<size_t>(transposed ? j * stride + i : i * stride + j)];
+      entry = fractalkern::rounded_to<S>(random.normal());
+      plain.push_back(static_cast<C>(fractalkern::widened(entry)));
+    }
+  SpectralMatrix matrices[2] = {};
+  std::vector<double> u[2], v[2];
+  for (int k = 0; k < 2; ++k) {
+    u[k].resize(static_cast<size_t>(rows));
+    v[k].resize(static_cast<size_t>(columns));
+    matrices[k].data = plain.data();
+    matrices[k].type = sizeof(C) == 8 ? SpectralType::kDouble : SpectralType::kFloat;
+    matrices[k].rows = rows;
+    matrices[k].columns = matrices[k].row_stride = columns;
+    matrices[k].column_stride = 1;
+    matrices[k].u = u[k].data();
+    matrices[k].v = v[k].data();
+  }
+  matrices[0].data = entries.data();
+  matrices[0].type = type;
+  matrices[0].row_stride = transposed ? 1 : stride;
+  matrices[0].column_stride = transposed ? stride : 1;
+  for (SpectralMatrix& matrix : matrices)
+    fractalkern::power_iteration_cpu({&matrix, 1, 10, -1, true, 1e-6, 0}, thread_parallel(2));
+  CHECK(u[0] == u[1] && v[0] == v[1], name, rows, columns, transposed);
+  CHECK(matrices[0].lower == matrices[1].lower && matrices[0].upper == matrices[1].upper, name);
+  CHECK(matrices[0].data == entries.data() && matrices[0].type == type, name);
+}
+
 void check_special(const std::string& name) {
   const float nan[2] = {1, NAN}, zero[2] = {0, 0};
   const double tiny[2] = {3 * 0x1p-1074, 4 * 0x1p-1074};
@@ -133,9 +179,10 @@ void check_special(const std::string& name) {
   const void* data[3] = {nan, zero, tiny};
   for (int i = 0; i < 3; ++i) {
     matrices[i].data = data[i];
-    matrices[i].wide = i == 2;
+    matrices[i].type = i == 2 ? SpectralType::kDouble : SpectralType::kFloat;
     matrices[i].rows = 1;
     matrices[i].columns = matrices[i].row_stride = 2;
+    matrices[i].column_stride = 1;
     matrices[i].u = u + i;
     matrices[i].v = v + 2 * i;
   }
@@ -192,6 +239,12 @@ int main() {
     Random random(0);
     for (int i = 0; i < 100; ++i) check_list(random, name, false);
     for (int i = 0; i < 2; ++i) check_list(random, name, true);
+    for (int i = 0; i < 20; ++i) {
+      check_layout<float, float>(random, name, SpectralType::kFloat);
+      check_layout<double, double>(random, name, SpectralType::kDouble);
+      check_layout<Half, float>(random, name, SpectralType::kHalf);
+      check_layout<BFloat16, float>(random, name, SpectralType::kBFloat16);
+    }
     check_special(name);
     check_backward(random, name);
   });

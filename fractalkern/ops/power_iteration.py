@@ -72,10 +72,11 @@ def power_iteration(
     Differentiable once: d sigma / dW = u v^T. u, v and the bounds carry no gradient. A vmap rule
     makes stacks of models work. On one instruction set the results are bit-equal for any number of
     threads. Time is about iters reads of the weights; half precision and matrices whose last axis
-    is not contiguous are copied once. On CUDA only the latter are copied, matrices that fit into
-    the shared memory of a multiprocessor are read once, and results are bit-equal from run to run
-    on one kind of device. Nothing waits for the device there: a matrix or start that is not finite
-    gives sigma, u and v NaN and the status "not finite", a start of zeros stands for a random one.
+    is not contiguous are copied first, a matrix at a time. On CUDA only the latter are copied,
+    matrices that fit into the shared memory of a multiprocessor are read once, and results are
+    bit-equal from run to run on one kind of device. Nothing waits for the device there: a matrix
+    or start that is not finite gives sigma, u and v NaN and the status "not finite", a start of
+    zeros stands for a random one.
 
     Raises:
         InputError: a wrong shape or value, or, on the CPU, a weight that is not finite.
