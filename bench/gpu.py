@@ -16,7 +16,11 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-_TESTS = ["python_tests/test_cuda.py", "python_tests/test_box_count.py"]
+_TESTS = [
+    "python_tests/test_cuda.py",
+    "python_tests/test_cuda_ensemble.py",
+    "python_tests/test_box_count.py",
+]
 _SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 _SMALL = (
     "2-D or 3-D or line or opcheck or bits_do_not_depend or fields_repeat "

@@ -1,0 +1,95 @@
+"""Ensembles and genesis on a CUDA device: the runs of the CPU, to rounding."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from fractalkern.ensemble import SGD, AdamW, Data, Ensemble, Muon, SpectralPenalty
+from fractalkern.experiments.genesis import run as experiment
+from fractalkern.experiments.genesis.config import GenesisConfig
+from fractalkern.ops.dropout_mask import dropout_mask
+
+pytestmark = pytest.mark.needs("cuda")
+DEVICE = torch.device("cuda")
+RUNS = 4
+
+
+def network(run):
+    layers = nn.Linear(3, 16, bias=False), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 1, bias=False)
+    return nn.Sequential(*layers)
+
+
+def squared(model, x, y):
+    return (model(x)[:, 0] - y).square().mean()
+
+
+def data():
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(40, 3, generator=generator)
+    return Data(x, x.sum(1).sin(), batch_size=8)
+
+
+def trained(device, optimizer, **options):
+    made = Ensemble(network, squared, optimizer, runs=RUNS, clip_norm=1.0, device=device, **options)
+    return made.fit(data(), 10)
+
+
+def test_dropout_masks_are_those_of_the_cpu():
+    place = (9, 5, 2**20, 7, 2**30, 1.5)
+    key = torch.tensor([123, 2**31])
+    ours = dropout_mask(key.to(DEVICE), *place)
+    assert ours.device.type == DEVICE.type
+    assert torch.equal(ours.cpu(), dropout_mask(key, *place))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "tolerance"),
+    [(SGD(lr=[0.1] * RUNS, momentum=0.9), 1e-4), (AdamW(lr=0.01), 1e-4), (Muon(lr=0.01), 0.05)],
+    ids=["sgd", "adamw", "muon"],
+)
+@pytest.mark.parametrize("width", [1, 3])
+def test_runs_are_those_of_the_cpu(optimizer, tolerance, width):
+    ours = trained(DEVICE, optimizer, width=width)
+    expected = trained("cpu", optimizer, width=width)
+    torch.testing.assert_close(ours.losses, expected.losses, rtol=tolerance, atol=tolerance)
+
+
+def test_spectral_penalty():
+    options = {"penalty": SpectralPenalty(RUNS, 1.0, 0.1)}
+    ours = trained(DEVICE, AdamW(lr=0.01), **options)
+    expected = trained("cpu", AdamW(lr=0.01), penalty=SpectralPenalty(RUNS, 1.0, 0.1))
+    torch.testing.assert_close(ours.losses, expected.losses, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_that_diverges_touches_no_other():
+    result = trained(DEVICE, SGD(lr=[0.1, 1e30, 0.1, 0.1]), width=2)
+    calm = trained(DEVICE, SGD(lr=0.1), width=2)
+    assert result.finite.tolist() == [True, False, True, True]
+    torch.testing.assert_close(result.losses[[0, 2, 3]], calm.losses[[0, 2, 3]])
+
+
+@pytest.mark.parametrize("protocol", ["fixed", "published"])
+def test_genesis_runs_on_the_device(tmp_path, protocol):
+    config = GenesisConfig(
+        protocol=protocol,
+        arms=("genesis-all", "standard-all"),
+        learning_rates=(1e-3, 2e-3),
+        seeds=1,
+        steps=4,
+        every=2,
+        batch=4,
+        texts=16,
+        width=8,
+        layers=1,
+        heads=2,
+    )
+    losses = {}
+    for device in (DEVICE.type, "cpu"):
+        out = tmp_path / device
+        experiment.run(dataclasses.replace(config, device=device), out)
+        rows = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
+        losses[device] = torch.tensor([row["losses"] for row in rows])
+    torch.testing.assert_close(losses[DEVICE.type], losses["cpu"], rtol=1e-3, atol=1e-3)
