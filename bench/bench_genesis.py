@@ -146,16 +146,14 @@ def transformers_steps(*key: Any) -> Callable[[], float]:
 
 def ours_evaluation(*key: Any) -> Callable[[], Any]:
     """All prompts of all arms at once, after one step."""
-    from fractalkern.experiments.genesis.evaluate import continued, sampling_draws
-    from fractalkern.experiments.genesis.published import _prompts
+    from fractalkern.experiments.genesis.published import prompts_of, sampled
 
     _, runs, tokenizer, _ = setting(*key)
-    prompts = _prompts(tokenizer, "cpu")
+    prompts = prompts_of(tokenizer, "cpu")
     view = next(_ours(key))
 
     def run() -> Any:
-        draws = sampling_draws([0] * len(runs), 0, 4, 5)
-        new = continued(lambda grown: view(grown, own=True), *prompts, draws, 5)
+        new = sampled(view, prompts, [0] * len(runs))
         return [[tokenizer.decode(tokens) for tokens in arm] for arm in new.tolist()]
 
     return run

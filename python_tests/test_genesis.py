@@ -217,6 +217,12 @@ def test_later_tokens_change_nothing_before():
     assert torch.equal(before[:, :4], after[:, :4]) and not torch.equal(before, after)
 
 
+def test_logits_at_places_are_those_of_all_places():
+    model = started().eval()
+    tokens, at = torch.randint(50, (3, 9)), torch.tensor([0, 8, 4])
+    torch.testing.assert_close(model(tokens, at=at), model(tokens)[torch.arange(3), at])
+
+
 def test_leaving_out_padding_keys_is_exact():
     model = started()
     tokens = torch.arange(24).reshape(2, 12)
@@ -341,7 +347,7 @@ def test_exact_scores_are_those_of_greedy_generation(tokenizer):
         keep = torch.arange(grid.shape[1]) < encoded.prompts[:, None]
         grid = torch.where(keep, encoded.tokens, grid)
         new = evaluate.continued(
-            lambda grown: model(grown[0])[None], grid, encoded.prompts, None, 2
+            lambda grown, at: model(grown[0], at=at[0])[None], grid, encoded.prompts, None, 2
         )[0]
     said = [tokenizer.decode(evaluate.until_end(row, tokenizer.end)) for row in new.tolist()]
     ended = [tokenizer.end in row for row in new.tolist()]
@@ -365,10 +371,10 @@ def test_padding_does_not_count(tokenizer):
 
 
 def test_sampling_follows_the_probabilities():
-    logits = torch.tensor([0.0, 2.0, 1.0, -1.0]).expand(1, 1, 3, 4)
+    logits = torch.tensor([0.0, 2.0, 1.0, -1.0]).expand(1, 1, 4)
     draws = torch.arange(0.005, 1, 0.01, dtype=torch.float64).reshape(-1, 1, 1)
     new = evaluate.continued(
-        lambda grown: logits.expand(len(grown), 1, 3, 4),
+        lambda grown, at: logits.expand(len(grown), 1, 4),
         torch.zeros(1, 3, dtype=torch.int64),
         torch.tensor([1]),
         draws,

@@ -229,7 +229,7 @@ def test_published_models_are_the_trained_ones(published_folder, tmp_path):
     weights = safetensors.torch.load_file(published_folder / FOLDERS[1] / "model.safetensors")
     model.load_state_dict(weights)
     parameters = {name: tensor[None] for name, tensor in weights.items()}
-    prompts = published._prompts(whole, "cpu")
+    prompts = published.prompts_of(whole, "cpu")
     again = published._finals(parameters, model, prompts, parts(config)[0][1:], config)
     assert torch.equal(again[0], arrays["finals"][1])
 

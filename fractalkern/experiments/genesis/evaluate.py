@@ -45,7 +45,7 @@ def _next_token_losses(logits: Tensor, tokens: Tensor, which: Tensor) -> tuple[T
 
 
 def continued(
-    forward: Callable[[Tensor], Tensor],
+    forward: Callable[[Tensor, Tensor], Tensor],
     tokens: Tensor,
     prompts: Tensor,
     draws: Tensor | None,
@@ -57,7 +57,7 @@ def continued(
     """Continues all prompts of all runs together, by `count` tokens.
 
     Args:
-        forward: tokens `[R, N, T]` to logits `[R, N, T, V]`.
+        forward: tokens `[R, N, T]` and a place `[R, N]` in each to the logits `[R, N, V]` there.
         tokens: int64 `[N, T]`, prompts with room behind them.
         prompts: int64 `[N]`, their lengths.
         draws: uniform numbers `[R, N, count]`; None: the likeliest token each time, for one run.
@@ -70,16 +70,15 @@ def continued(
     """
     runs = 1 if draws is None else len(draws)
     grown = tokens.expand(runs, *tokens.shape).clone()
-    places = prompts.expand(runs, -1)[..., None]
+    places = prompts.expand(runs, -1)
+    longest = int(prompts.max())
     new = []
     for step in range(count):
-        logits = forward(grown)
-        where = (places + step - 1)[..., None].expand(-1, -1, 1, logits.shape[-1])
-        last = logits.gather(2, where)[:, :, 0]
+        last = forward(grown[..., : longest + step], places + step - 1)
         token = last.argmax(-1) if draws is None else _sampled(
             last / temperature, draws[..., step], top
         )  # fmt: skip
-        grown.scatter_(2, places + step, token[..., None])
+        grown.scatter_(2, places[..., None] + step, token[..., None])
         new.append(token)
     return torch.stack(new, dim=-1)
 

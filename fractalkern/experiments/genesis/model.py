@@ -134,7 +134,13 @@ class GPT2(nn.Module):
         super().__init__()
         self.transformer = Body(vocabulary, positions, width, layers, heads, dropout)
 
-    def forward(self, tokens: Tensor, padding: Tensor | None = None, keys: int = 0) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        padding: Tensor | None = None,
+        keys: int = 0,
+        at: Tensor | None = None,
+    ) -> Tensor:
         """Logits `[B, T, vocabulary]` of the next tokens.
 
         Args:
@@ -142,10 +148,14 @@ class GPT2(nn.Module):
             padding: bool `[B, T]`, true where no other position may look.
             keys: the positions behind the first `keys` are all padding, so need not be looked at;
                 0 if that is not known.
+            at: int64 `[B]`: the logits `[B, vocabulary]` behind these positions alone.
         """
         length = tokens.shape[1]
         seen = torch.ones(length, keys or length, dtype=torch.bool, device=tokens.device).tril()
         hidden = ~seen[None, None]
         if padding is not None:
             hidden = hidden | padding[:, None, None, : keys or length]
-        return F.linear(self.transformer(tokens, hidden), self.transformer.wte.weight)
+        x = self.transformer(tokens, hidden)
+        if at is not None:
+            x = x.gather(1, at[:, None, None].expand(-1, 1, x.shape[2]))[:, 0]
+        return F.linear(x, self.transformer.wte.weight)

@@ -51,7 +51,7 @@ def train(
     keys = max(int(one.lengths.max()) for one in texts)
     tokens = torch.stack([one.tokens for one in texts])
     padding = torch.stack([one.padding for one in texts])
-    prompts = _prompts(tokenizer, config.device)
+    prompts = prompts_of(tokenizer, config.device)
 
     def loss(model: Model, tokens: Tensor, padding: Tensor) -> Tensor:
         return published_loss(model, tokens, padding, keys)
@@ -131,7 +131,7 @@ def _texts(config: GenesisConfig, run: Run, tokenizer: Tokenizer) -> Texts:
     return encode(problems, tokenizer, PUBLISHED_LENGTH)
 
 
-def _prompts(tokenizer: Tokenizer, device: str) -> tuple[Tensor, Tensor]:
+def prompts_of(tokenizer: Tokenizer, device: str) -> tuple[Tensor, Tensor]:
     """Tokens `[4, T]` with room for the new ones, and the prompts' lengths `[4]`."""
     tokens = [tokenizer.encode(problem.prompt) for problem in PUBLISHED]
     lengths = torch.tensor([len(prompt) for prompt in tokens])
@@ -141,20 +141,24 @@ def _prompts(tokenizer: Tokenizer, device: str) -> tuple[Tensor, Tensor]:
     return grid.to(device), lengths.to(device)
 
 
+def sampled(view: View, prompts: tuple[Tensor, Tensor], seeds: Sequence[int]) -> Tensor:
+    """New tokens `[rows, 4, 5]` behind the prompts, of a view whose rows have these seeds."""
+    draws = sampling_draws(seeds, view.step, len(PUBLISHED), _NEW_TOKENS).to(prompts[0].device)
+
+    def forward(grown: Tensor, at: Tensor) -> Tensor:
+        logits: Tensor = view.apply(lambda m, t, place: m(t, at=place), grown, at, own=True)
+        return logits
+
+    return continued(forward, *prompts, draws, _NEW_TOKENS)
+
+
 def _metrics(
     prompts: tuple[Tensor, Tensor], runs: Sequence[Run], tokenizer: Tokenizer
 ) -> Callable[[View], Mapping[str, Tensor]]:
     """Accuracy on the four prompts."""
 
     def measure(view: View) -> dict[str, Tensor]:
-        seeds = [runs[place].seed for place in view.runs.tolist()]
-        draws = sampling_draws(seeds, view.step, len(PUBLISHED), _NEW_TOKENS)
-        new = continued(
-            lambda grown: view(grown, own=True),
-            *prompts,
-            draws.to(prompts[0].device),
-            _NEW_TOKENS,
-        )
+        new = sampled(view, prompts, [runs[place].seed for place in view.runs.tolist()])
         return {"accuracy": torch.tensor([_accuracy(row, tokenizer) for row in new.tolist()])}
 
     return measure
@@ -191,11 +195,11 @@ def _finals(
     )
 
     @torch.no_grad()
-    def forward(grown: Tensor) -> Tensor:
-        logits = [
-            functional_call(model, {name: stack[row] for name, stack in parameters.items()}, tokens)
-            for row, tokens in enumerate(grown)
-        ]
+    def forward(grown: Tensor, at: Tensor) -> Tensor:
+        logits = []
+        for row, (tokens, places) in enumerate(zip(grown, at, strict=True)):
+            mine = {name: stack[row] for name, stack in parameters.items()}
+            logits.append(functional_call(model, mine, (tokens,), {"at": places}))
         return torch.stack(logits)
 
     return continued(forward, grid, lengths, draws, _NEW_TOKENS)
