@@ -1,11 +1,13 @@
 """How often the intervals of `estimate_dimension` cover, and how often its verdicts are false.
 
-    python studies/dimension_coverage.py                 about two hours on two cores
+    python studies/dimension_coverage.py                 some eight hours on two cores
     python studies/dimension_coverage.py --count 100     a cut of it
 
 Draws boundaries of known dimension, none of them used in the calibration, and writes
 `results/dimension_coverage.json` and `.md` beside this file. Boundary i of a class has a seed of
-its own, so that a second run gives the same table.
+its own, so that a second run gives the same table. Verdicts, which take the time, are kept ten
+boundaries a line in `results/dimension_verdicts.jsonl`, and a killed run goes on from there; delete
+the file when the nulls change.
 """
 
 import argparse
@@ -157,13 +159,23 @@ def coverage(pool: ProcessPoolExecutor, name: str, side: int, count: int) -> Cov
     )
 
 
-def verdicts(pool: ProcessPoolExecutor, row: int, side: int, count: int, draws: int) -> Verdicts:
-    """Verdicts of one row of `VERDICTS`."""
+def verdicts(
+    pool: ProcessPoolExecutor, row: int, side: int, count: int, draws: int, kept: Path
+) -> Verdicts:
+    """Verdicts of one row of `VERDICTS`; `kept` holds what is known and gets what is new."""
     name, _, null, width = VERDICTS[row]
     jobs = [(row, side, part, draws) for part in range(count // _BATCH)]
-    rejected = sum(pool.map(_rejections, jobs))
+    lines = kept.read_text().splitlines() if kept.exists() else []
+    known = {tuple(job): rejected for *job, rejected in map(json.loads, lines)}
+    missing = [job for job in jobs if job not in known]
+    with kept.open("a") as file:
+        for job, rejected in zip(missing, pool.map(_rejections, missing), strict=True):
+            known[job] = rejected
+            file.write(json.dumps([*job, rejected]) + "\n")
+            file.flush()
     shown = width if null == "smooth+noise" else None
-    return Verdicts(name, null, shown, side, len(jobs) * _BATCH, rejected)
+    total = sum(known[job] for job in jobs)
+    return Verdicts(name, null, shown, side, len(jobs) * _BATCH, total)
 
 
 def wilson(successes: int, total: int) -> tuple[float, float]:
@@ -228,6 +240,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     each = arguments.verdicts or [arguments.count] * len(arguments.sides)
+    arguments.out.mkdir(exist_ok=True)
+    kept = arguments.out / "dimension_verdicts.jsonl"
     covered, judged = [], []
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for side in arguments.sides:
@@ -236,9 +250,8 @@ def main() -> None:
                 print(covered[-1], flush=True)
         for side, count in zip(arguments.sides, each, strict=True):
             for row in range(len(VERDICTS)):
-                judged.append(verdicts(pool, row, side, count, arguments.draws))
+                judged.append(verdicts(pool, row, side, count, arguments.draws, kept))
                 print(judged[-1], flush=True)
-    arguments.out.mkdir(exist_ok=True)
     numbers = {
         "level": LEVEL,
         "null_draws": arguments.draws,
