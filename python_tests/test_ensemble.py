@@ -178,13 +178,13 @@ def test_all_runs_may_freeze():
     assert result.losses[:, 4].isnan().all()
 
 
-def dropped(p, seeds, step_count=1):
+def dropped(p, seeds, step_count=1, dtype=torch.float32):
     """What a dropout layer makes of 4,096 ones, for each run and step."""
 
     class Layer(nn.Module):
         def __init__(self):
             super().__init__()
-            self.scale = nn.Parameter(torch.ones(()))
+            self.scale = nn.Parameter(torch.ones((), dtype=dtype))
             self.drop = nn.Dropout(p)
 
         def forward(self, x):
@@ -195,7 +195,16 @@ def dropped(p, seeds, step_count=1):
         return y.mean(), {"values": y.detach()}
 
     made = Ensemble(Layer(), loss, SGD(lr=0.0), seeds=seeds)
-    return made.fit(Data(torch.ones(4096)), step_count).scalars["values"]
+    return made.fit(Data(torch.ones(4096, dtype=dtype)), step_count).scalars["values"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_dropout_scales_as_exactly_as_the_dtype(dtype):
+    values = dropped(0.3, [1], dtype=dtype)
+    assert values.dtype == dtype
+    kept = values[values != 0]
+    assert 0 < len(kept) < values.numel()
+    assert (kept * 0.7 - 1).abs().max() <= 2 * torch.finfo(dtype).eps
 
 
 def test_dropout_drops_its_share_and_depends_on_seed_and_step():

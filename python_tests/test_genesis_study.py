@@ -328,6 +328,7 @@ def test_presets_are_the_published_numbers():
         (dict(seeds=0), "seeds must be at least 1"),
         (dict(dropout=1.0), "dropout must be in"),
         (dict(clip_norm=0.0), "clip_norm must be above 0"),
+        (dict(vocabulary=10**11), "vocabulary must be at most 1,000,000, got 100000000000"),
         (dict(positions=16), "positions must be at least 32"),
     ],
 )

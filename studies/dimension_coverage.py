@@ -1,6 +1,6 @@
 """How often the intervals of `estimate_dimension` cover, and how often its verdicts are false.
 
-    python studies/dimension_coverage.py                 some eight hours on two cores
+    python studies/dimension_coverage.py                 several hours on two cores
     python studies/dimension_coverage.py --count 100     a cut of it
 
 Draws boundaries of known dimension, none of them used in the calibration, and writes

@@ -24,3 +24,8 @@ def clip_factors(norms: Tensor, largest: Tensor) -> Tensor:
     [0.19999995827674866, 1.0]
     """
     return (largest.to(norms.dtype) / (norms + 1e-6)).clamp(max=1.0)
+
+
+def clipped(grad: Tensor, factors: Tensor | None) -> Tensor:
+    """`grad` `[rows, P]` times `factors` `[rows]`, if any, in place."""
+    return grad if factors is None else grad.mul_(factors[:, None])

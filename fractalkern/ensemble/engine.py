@@ -51,7 +51,8 @@ class Ensemble:
             `[R]`, infinity where a run is not clipped.
         penalty: a further term of the loss that sees the stacked parameters.
         device: where to train.
-        width: runs a batched call; by default chosen by memory.
+        width: runs a batched call; by default chosen by memory and, on a CPU, by how large the
+            model's operations are: 1, nothing is batched, where batching would cost time.
         chunk: runs that are in memory at a time; by default as many as fit.
         compile: pass the batched call through torch.compile, to the named backend if a name.
         kernel: "vmap" for any model; "dense" for plain ReLU networks (`ensemble.dense`), many times

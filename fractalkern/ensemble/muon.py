@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fractalkern.ensemble.clipping import clipped
 from fractalkern.ensemble.optimizers import Hyper, Layout, Optimizer, PerRun, State
 from fractalkern.errors import InputError
 from fractalkern.ops._inputs import require_choice
@@ -77,9 +78,17 @@ class Muon(Optimizer):
         return {"velocity": torch.zeros_like(flat)}
 
     def step(
-        self, flat: Tensor, grad: Tensor, state: State, hyper: Hyper, count: int, layout: Layout
+        self,
+        flat: Tensor,
+        grad: Tensor,
+        state: State,
+        hyper: Hyper,
+        count: int,
+        layout: Layout,
+        clip: Tensor | None,
     ) -> None:
         """v <- mu v + (1 - mu) g;  p <- (1 - lr d) p - lr f NS(g + mu (v - g), or v)."""
+        grad = clipped(grad, clip)
         velocity = state["velocity"]
         velocity.lerp_(grad, (1 - hyper["momentum"]).to(flat.dtype))
         update = (

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fractalkern.ensemble.clipping import clipped
 from fractalkern.errors import InputError, InputTypeError
 from fractalkern.ops.adam import adam_step
 
@@ -98,15 +99,6 @@ class Optimizer:
         raise NotImplementedError
 
     def step(
-        self, flat: Tensor, grad: Tensor, state: State, hyper: Hyper, count: int, layout: Layout
-    ) -> None:
-        """Changes `flat` and `state` in place by step number `count`, 1 the first; may use `grad`.
-
-        `hyper` holds float64 `[rows, 1]`.
-        """
-        raise NotImplementedError
-
-    def clipped_step(
         self,
         flat: Tensor,
         grad: Tensor,
@@ -116,10 +108,11 @@ class Optimizer:
         layout: Layout,
         clip: Tensor | None,
     ) -> None:
-        """The same with the gradients times `clip` `[rows]`, if any."""
-        if clip is not None:
-            grad.mul_(clip[:, None])
-        self.step(flat, grad, state, hyper, count, layout)
+        """Changes `flat` and `state` in place by step number `count`, 1 the first; may use `grad`.
+
+        `hyper` holds float64 `[rows, 1]`; the gradients count times `clip` `[rows]`, if any.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -144,9 +137,17 @@ class SGD(Optimizer):
         return {"velocity": torch.zeros_like(flat)}
 
     def step(
-        self, flat: Tensor, grad: Tensor, state: State, hyper: Hyper, count: int, layout: Layout
+        self,
+        flat: Tensor,
+        grad: Tensor,
+        state: State,
+        hyper: Hyper,
+        count: int,
+        layout: Layout,
+        clip: Tensor | None,
     ) -> None:
         """v <- mu v + (1 - d) g, at first g;  p <- p - lr (g + mu v, or v)."""
+        grad = clipped(grad, clip)
         h = {name: value.to(flat.dtype) for name, value in hyper.items()}
         if hyper["weight_decay"].any():
             grad = grad.addcmul(flat, h["weight_decay"])
@@ -180,12 +181,6 @@ class Adam(Optimizer):
         return {"first": torch.zeros_like(flat), "second": torch.zeros_like(flat)}
 
     def step(
-        self, flat: Tensor, grad: Tensor, state: State, hyper: Hyper, count: int, layout: Layout
-    ) -> None:
-        """p <- p - lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)."""
-        self.clipped_step(flat, grad, state, hyper, count, layout, None)
-
-    def clipped_step(
         self,
         flat: Tensor,
         grad: Tensor,
@@ -195,7 +190,7 @@ class Adam(Optimizer):
         layout: Layout,
         clip: Tensor | None,
     ) -> None:
-        """The same with the gradients times `clip` `[rows]`, if any, in one pass."""
+        """p <- p - lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps), in one pass."""
         beta1, beta2, lr = hyper["beta1"], hyper["beta2"], hyper["lr"]
         factor = torch.ones_like(lr) if clip is None else clip[:, None].to(lr.dtype)
         size, root = lr / (1 - beta1**count), (1 - beta2**count).rsqrt()

@@ -59,9 +59,13 @@ class _Dropout(TorchFunctionMode):
             return input
         place = self.call, self.step, DROPOUT_STREAM
         scale = 1 / (1 - p) if p < 1 else 0.0
-        mask = dropout_mask(self.key, input.numel(), *place, round(p * 2**32), scale)
+        wide = input.dtype == torch.float64  # a mask is float32: its scale would not be exact
+        mask = dropout_mask(
+            self.key, input.numel(), *place, round(p * 2**32), 1.0 if wide else scale
+        )
         self.call += 1
-        return input * mask.view(input.shape).to(input.dtype)
+        dropped = input * mask.view(input.shape).to(input.dtype)
+        return dropped * scale if wide else dropped
 
     def _attention(
         self,

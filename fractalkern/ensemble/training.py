@@ -52,7 +52,7 @@ class Rules:
             hyper = group.hyper
             if factor is not None:
                 hyper = {**hyper, "lr": hyper["lr"] * factor}
-            group.optimizer.clipped_step(
+            group.optimizer.step(
                 group.flat, group.grad, group.state, hyper, rows.step, group.layout, clip
             )
         return losses

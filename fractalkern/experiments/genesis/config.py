@@ -16,6 +16,7 @@ Size = Literal["quick", "default", "full"]
 PUBLISHED_ARMS, PUBLISHED_RATES = ("standard-all", "genesis-all"), (5e-4, 1e-4)
 PUBLISHED_VOCABULARY, PUBLISHED_LENGTH = 50_257, 128
 _MOST_STEPS = 10**7
+_MOST_TOKENS = 10**6
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ class GenesisConfig:
         for name in ("beta", "weight_decay", "vocabulary"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.vocabulary > _MOST_TOKENS:
+            raise InputError(f"vocabulary must be at most {_MOST_TOKENS:,}, got {self.vocabulary}")
         if not self.clip_norm > 0:
             raise InputError(f"clip_norm must be above 0, got {self.clip_norm}")
         least = PUBLISHED_LENGTH if self.protocol == "published" else 32
