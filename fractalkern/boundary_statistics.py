@@ -26,6 +26,7 @@ class BoundaryStatistics:
         flips: share of pairs of cells at this distance along an axis on different sides, `[B, S]`.
         returns: share of such pairs, twice in line, that flip and flip back, of all that flip,
             `[B, S]`: 0 where a boundary crosses once, more the rougher it is.
+        lone: cells unlike all four neighbours, `[B]`: islands and holes of one cell.
         inside: share of the cells inside, `[B]`.
     """
 
@@ -34,6 +35,7 @@ class BoundaryStatistics:
     ends: Tensor
     flips: Tensor
     returns: Tensor
+    lone: Tensor
     inside: Tensor
 
 
@@ -55,6 +57,7 @@ def boundary_statistics(inside: Tensor) -> BoundaryStatistics:
         ends=torch.tensor([_ends(mask) for mask in cells], dtype=torch.float64),
         flips=flips,
         returns=returns,
+        lone=torch.tensor([_lone(mask) for mask in cells], dtype=torch.float64),
         inside=inside.flatten(1).double().mean(1),
     )
 
@@ -85,6 +88,12 @@ def _pairs(mask: Cells, lag: int) -> tuple[float, float]:
         both += int(np.count_nonzero(before)) + int(np.count_nonzero(after))
         returns += 2 * int(np.count_nonzero(before & after))
     return flips / total, returns / max(both, 1)
+
+
+def _lone(mask: Cells) -> int:
+    inner = mask[1:-1, 1:-1]
+    neighbours = (mask[:-2, 1:-1], mask[2:, 1:-1], mask[1:-1, :-2], mask[1:-1, 2:])
+    return int(np.count_nonzero(np.logical_and.reduce([inner ^ other for other in neighbours])))
 
 
 def _ends(mask: Cells) -> int:

@@ -10,7 +10,7 @@ dimension is known, simulated once (`studies/calibrate_dimension.py`) and summar
 - level sets of Gaussian fields with a power-law spectrum, D from 1 to 2.
 
 A boundary counts as smooth where sides that flip from one cell to the next hardly ever flip back:
-`returns` at distance 1 is at most 2.5 / N. Then
+`returns` at distance 1 is at most 2 / N, as in all 39,000 simulated ones. Then
 
     slope - 1 = m + s z
 
@@ -25,9 +25,13 @@ mu(D), and covariance Sigma(D) / c with c the number of coarse boxes,
     Q(D) = c (y - mu)^T Sigma^-1 (y - mu) + log det Sigma
 
 The estimate is the least Q; the interval holds every D with Q(D) - min Q at most a critical value
-that was found by simulation for each D and level, so that it covers whatever the shape of Q. Where
-the least quadratic form is larger than any that the family showed, the boundary is none of it, and
-there is no honest interval.
+that was found by simulation for each D and level, so that it covers whatever the shape of Q.
+
+There is no honest interval where a boundary is none of the family: where the least quadratic form
+is larger than any that the family showed, or where it has too few or too many lone cells, which a
+curve of the same counts in one piece hardly has and noise has many of. Of n edge cells a share p(D)
+should be lone; the difference of the roots of their number and of p n is held against the largest
+that the family showed at that D.
 
 Source: S. N. Wood, Statistical inference for noisy nonlinear ecological dynamic systems, Nature 466
 (2010) 1102.
@@ -48,7 +52,7 @@ Kind = Literal["smooth", "brownian", "none"]
 
 SMALLEST = 64  # side in cells from which smooth boundaries have an interval
 SMALLEST_ROUGH = 128  # below, rough families cannot be told apart
-_RETURNS = 2.5  # largest N * returns[0] of a smooth boundary
+_RETURNS = 2.0  # largest N * returns[0] of a smooth boundary
 _STEP = 0.0025  # of D where Q is searched
 LEVELS = (0.5, 0.68, 0.8, 0.9, 0.95, 0.98, 0.99)
 
@@ -76,6 +80,8 @@ class Knot:
         correlation: of the features, at `CORRELATION_KNOTS`, `[K, F, F]`.
         critical: of Q(D) - min Q, `[D, L]` at `CRITICAL_KNOTS` and `LEVELS`.
         largest: of the least quadratic form over F, in the family.
+        lone_share: p of lone cells, `[D]` at `CRITICAL_KNOTS`.
+        lone_limit: the largest excess of lone cells either way, `[D]`.
         smooth_mean: coefficients of m.
         smooth_log_scale: coefficients of log s.
         smooth_z: lower and upper quantiles of z, `[2, L]`.
@@ -87,6 +93,8 @@ class Knot:
     correlation: Tensor
     critical: Tensor
     largest: Tensor
+    lone_share: Tensor
+    lone_limit: Tensor
     smooth_mean: Tensor
     smooth_log_scale: Tensor
     smooth_z: Tensor
@@ -121,7 +129,7 @@ def _refusal(reason: str) -> Inference:
 
 
 def _item(statistics: BoundaryStatistics, i: int) -> BoundaryStatistics:
-    names = ("counts", "ends", "flips", "returns", "inside")
+    names = ("counts", "ends", "flips", "returns", "lone", "inside")
     return replace(statistics, **{name: getattr(statistics, name)[i : i + 1] for name in names})
 
 
@@ -144,6 +152,12 @@ def coarse_boxes(statistics: BoundaryStatistics, side: int) -> Tensor:
     last = int((sizes <= wanted).sum()) - 1
     slope = _slopes(statistics.counts[:, last - 1 : last + 1], sizes[last - 1 : last + 1])[:, 0]
     return statistics.counts[:, last] * (sizes[last] / wanted) ** slope
+
+
+def lone_excess(statistics: BoundaryStatistics, share: Tensor) -> Tensor:
+    """Lone cells beyond a share `[B]` of the edge cells, in about their standard errors, `[B]`."""
+    expected = share * statistics.counts[:, 0]  # Anscombe's transform of a Poisson variable
+    return 2 * ((statistics.lone + 0.375).sqrt() - (expected + 0.375).sqrt())
 
 
 def polynomials(dimension: Tensor, degree: int) -> Tensor:
@@ -195,18 +209,28 @@ def _infer_brownian(statistics: BoundaryStatistics, side: int, level: float) -> 
     grid = torch.arange(1, 2 + _STEP / 2, _STEP, dtype=torch.float64)
     total, form, critical = (torch.zeros_like(grid) for _ in range(3))
     largest = 0.0
+    lone_share, lone_limit = torch.zeros_like(grid), torch.zeros_like(grid)
     for knot, weight in knots:
         q, quadratic = likelihood(knot, y, boxes, grid)
         total, form = total + weight * q[0], form + weight * quadratic[0]
-        at_level = _at_level(knot.critical, level)
-        critical = critical + weight * (hat_weights(grid, CRITICAL_KNOTS) @ at_level)
+        near = hat_weights(grid, CRITICAL_KNOTS)
+        critical = critical + weight * (near @ _at_level(knot.critical, level))
         largest = largest + weight * float(knot.largest)
+        lone_share = lone_share + weight * (near @ knot.lone_share)
+        lone_limit = lone_limit + weight * (near @ knot.lone_limit)
     best = int(total.argmin())
     misfit = float(form[best]) / y.shape[1]
     if misfit > largest:
         return _refusal(
             "its counts follow neither a smooth nor a Brownian boundary of any dimension (misfit "
             f"{misfit:.1f}, at most {largest:.1f} in those families)"
+        )
+    excess = float(lone_excess(statistics, lone_share[best : best + 1]))
+    if abs(excess) > float(lone_limit[best]):
+        return _refusal(
+            f"it has too {'few' if excess < 0 else 'many'} islands of one cell for a Brownian "
+            f"boundary of its roughness ({int(statistics.lone)}, where about "
+            f"{float(lone_share[best] * statistics.counts[0, 0]):.0f} belong)"
         )
     accepted = grid[total - total[best] <= critical]
     low, high = float(accepted[0]), float(accepted[-1])

@@ -91,6 +91,9 @@ def test_no_interval_where_none_is_honest():
     assert all(
         one.kind == "none" and "neither a smooth nor a Brownian" in one.reason for one in gaskets
     )
+    snowflakes = intervals(synthetic.koch_snowflakes(40, 256, generator(3)))
+    assert sum(one.kind == "none" for one in snowflakes) >= 36
+    assert "too few islands of one cell for a Brownian boundary" in snowflakes[0].reason
     rough = fk.estimate_dimension(brownian(1, 64, 1.5, 3)[0], null=None)
     assert rough.kind == ("none",) and rough.ci_low.isnan()
     assert "rough boundaries need at least 128 cells" in rough.warnings[0]
@@ -171,6 +174,13 @@ def test_statistics_count_what_they_say():
         at = statistics.sizes.tolist().index(lag)
         assert statistics.flips[b, at].item() == pytest.approx(flips / pairs, rel=1e-12)
         assert statistics.returns[b, at].item() == pytest.approx(returns / changes, rel=1e-12)
+        lone = sum(
+            mask[b, i, j]
+            not in (mask[b, i - 1, j], mask[b, i + 1, j], *mask[b, i, j - 1 : j + 2 : 2])
+            for i in range(1, 32)
+            for j in range(1, 39)
+        )
+        assert int(statistics.lone[b]) == lone
 
 
 def test_synthetic_boundaries_have_their_dimensions():

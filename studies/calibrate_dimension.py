@@ -7,6 +7,7 @@ describes. Every boundary has a seed of its own, so a second run makes the same 
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from fractalkern.calibration import (
     features,
     hat_weights,
     likelihood,
+    lone_excess,
     polynomials,
     smooth_slope,
 )
@@ -76,18 +78,23 @@ def fitted(side: int, bank: Bank) -> Knot:
     knot = _fitted_brownian(side, y, boxes, true, smooth)
     # The critical values come from boundaries that the family was not fitted to.
     half = torch.arange(len(y)) // _BATCH % 2 == 0
-    excess, misfit = torch.empty_like(true), torch.empty_like(true)
+    excess, misfit, found = (torch.empty_like(true) for _ in range(3))
     for part in (half, ~half):
         other = _fitted_brownian(side, y[~part], boxes[~part], true[~part], smooth)
-        excess[part], misfit[part] = _excess(other, y[part], boxes[part], true[part])
+        excess[part], misfit[part], found[part] = _excess(other, y[part], boxes[part], true[part])
     usual = (true > 1.08) & (true < 1.9)
     largest = 1.15 * misfit[usual].max()
     critical = torch.stack([_local_quantiles(excess, true, at) for at in CRITICAL_KNOTS])
+    lone_share, lone_limit = _fitted_lone(statistics, found)
     print(f"{side}: largest misfit {float(largest):.2f}, critical values at 95 %:")
     print(
         "   ", [round(value, 1) for value in critical[:, LEVELS.index(0.95)].tolist()], flush=True
     )
-    return Knot(**{**knot.__dict__, "critical": critical, "largest": largest})
+    print("    shares of lone cells:", [round(share, 4) for share in lone_share.tolist()])
+    print("    limits of their excess:", [round(z, 1) for z in lone_limit.tolist()], flush=True)
+    return replace(
+        knot, critical=critical, largest=largest, lone_share=lone_share, lone_limit=lone_limit
+    )
 
 
 def _fitted_brownian(
@@ -109,30 +116,49 @@ def _fitted_brownian(
         correlation=products / weights.sum(0)[:, None, None],
         critical=torch.zeros(len(CRITICAL_KNOTS), len(LEVELS)),
         largest=torch.zeros(()),
+        lone_share=torch.zeros(len(CRITICAL_KNOTS)),
+        lone_limit=torch.zeros(len(CRITICAL_KNOTS)),
         **smooth,
     )
 
 
-def _excess(knot: Knot, y: Tensor, boxes: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-    """Q(true D) - min Q and the misfit at the least, `[N]`."""
+def _excess(knot: Knot, y: Tensor, boxes: Tensor, true: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Q(true D) - min Q, the misfit at the least, and where that is, `[N]`."""
     grid = torch.arange(1, 2.0025, 0.005, dtype=torch.float64)
-    least, misfit = [], []
+    least, misfit, found = [], [], []
     for part, count in zip(y.split(500), boxes.split(500), strict=True):
         q, form = likelihood(knot, part, count, grid)
         best = q.min(1)
         least.append(best.values)
         misfit.append(form.gather(1, best.indices[:, None])[:, 0] / y.shape[1])
+        found.append(grid[best.indices])
     at_truth = torch.empty_like(true)
     for dimension in true.unique():
         same = true == dimension
         at_truth[same] = likelihood(knot, y[same], boxes[same], dimension[None])[0][:, 0]
-    return (at_truth - torch.cat(least)).clamp(min=0), torch.cat(misfit)
+    return (at_truth - torch.cat(least)).clamp(min=0), torch.cat(misfit), torch.cat(found)
 
 
 def _local_quantiles(excess: Tensor, true: Tensor, at: Tensor) -> Tensor:
-    """Quantiles at `LEVELS` over the tenth of the boundaries nearest in dimension."""
-    near = (true - at).abs().argsort()[: len(true) // 10]
-    return torch.quantile(excess[near], torch.tensor(LEVELS, dtype=torch.float64))
+    """Quantiles at `LEVELS` of the boundaries nearest in dimension."""
+    near = _near(excess, true, at)
+    return torch.quantile(near, torch.tensor(LEVELS, dtype=torch.float64))
+
+
+def _near(values: Tensor, dimensions: Tensor, at: Tensor) -> Tensor:
+    """Values of the tenth of the boundaries whose dimensions are nearest."""
+    return values[(dimensions - at).abs().argsort()[: len(values) // 10]]
+
+
+def _fitted_lone(statistics: BoundaryStatistics, found: Tensor) -> tuple[Tensor, Tensor]:
+    """The share of lone cells at each estimated dimension, and limits of their excess."""
+    near = hat_weights(found, CRITICAL_KNOTS)
+    edges = statistics.counts[:, :1].sqrt()
+    targets = statistics.lone[:, None] / edges
+    share = torch.linalg.lstsq(near * edges, targets).solution[:, 0].clamp(min=0)
+    excess = lone_excess(statistics, near @ share).abs()
+    largest = torch.stack([_near(excess, found, at).max() for at in CRITICAL_KNOTS])
+    return share, 1.15 * largest
 
 
 def _fitted_smooth(statistics: dict[str, BoundaryStatistics]) -> dict[str, Tensor]:

@@ -56,7 +56,7 @@ def simulate(
         parts[0].sizes,
         *(
             torch.cat([getattr(part, name) for part in parts])
-            for name in ("counts", "ends", "flips", "returns", "inside")
+            for name in ("counts", "ends", "flips", "returns", "lone", "inside")
         ),
     )
     return joined, torch.tensor(dimensions, dtype=torch.float64).repeat_interleave(batch)
