@@ -80,8 +80,9 @@ $(STAMPS)/torch: $(STAMPS)/settings
 	$(BIN)/pip install 'setuptools>=77' 'pybind11>=2.13' ninja wheel numpy
 	@touch $@
 
+# Without MAKEFLAGS: pip closes the job slots of `make -j` before ninja can share them.
 $(STAMPS)/package: $(STAMPS)/torch pyproject.toml setup.py $(PACKAGE_SOURCES)
-	$(BIN)/pip install --no-build-isolation -e '.[test]'
+	MAKEFLAGS= $(BIN)/pip install --no-build-isolation -e '.[test]'
 	@touch $@
 
 # The extra's packages alone: asking pip for .[bench] would compile the library again.
