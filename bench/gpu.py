@@ -105,11 +105,12 @@ def _test(
     os.environ["FRACTALKERN_SECONDS_OF_A_TEST"] = str(seconds_of_a_test)
     # Without the options of pyproject.toml: the host need not have the plug-ins they are for.
     plain = ["-m", "pytest", "-q", "--tb=short", "-o", "addopts=", "-W", "default"]
-    chosen = ["-p", "bench.on_gpu.fresh_context", *(["-k", only] if only else []), *_TESTS]
+    printing = ["-p", "bench.on_gpu.fresh_context", "--no-summary"]
+    chosen = [*(["-k", only] if only else []), *_TESTS]
     passed, end = True, time.monotonic() + seconds
     while True:
         before = begun.read_text().splitlines()
-        command = [*wrapper, sys.executable, *plain, *chosen]
+        command = [*wrapper, sys.executable, *plain, *printing, *chosen]
         passed &= _step(name, command, max(end - time.monotonic(), 0)) == 0
         now = begun.read_text().splitlines()
         if now[-1:] == [FINISHED] or now == before or time.monotonic() > end:

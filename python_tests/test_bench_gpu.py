@@ -13,8 +13,8 @@ TESTS = """
 import time
 import torch
 
-def test_first():
-    pass
+def test_that_fails():
+    assert 1 + 1 == 3
 
 def test_that_hangs():
     time.sleep(60)
@@ -49,6 +49,7 @@ def test_a_test_that_hangs_or_loses_the_device_takes_no_other_with_it(
     assert not gpu._test("tests", [], "", seconds_of_a_test=5, seconds=600)
     assert log.read_text() == "reached "
     said = "".join(capfd.readouterr())
+    assert "E   assert (1 + 1) == 3" in said
     assert "in test_that_hangs" in said
     assert "test_that_loses_the_device lost the device's context: CUDA error: an illegal" in said
 

@@ -1,7 +1,8 @@
 """A pytest plugin: a test that hangs or loses the device's context ends the process.
 
-Without it every later test would fail for that one. The file that FRACTALKERN_TESTS_BEGUN names
-holds the tests that have begun, for the next process to leave out, and `FINISHED` after the last.
+Without it every later test would fail for that one. Failures are printed as they come, for a
+process that ends so has no summary. The file that FRACTALKERN_TESTS_BEGUN names holds the tests
+that have begun, for the next process to leave out, and `FINISHED` after the last.
 """
 
 import faulthandler
@@ -34,6 +35,11 @@ def pytest_runtest_logstart(nodeid: str) -> None:
     _add(nodeid)
     seconds = float(os.environ["FRACTALKERN_SECONDS_OF_A_TEST"])
     faulthandler.dump_traceback_later(seconds, exit=True, file=_STDERR)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.failed:
+        os.write(_STDERR, f"\n{report.nodeid}\n{report.longreprtext}\n".encode())
 
 
 def pytest_runtest_logfinish(nodeid: str) -> None:
