@@ -39,12 +39,13 @@ bench: install $(STAMPS)/bench  ## every kernel beside its peers, into bench/res
 
 # On a host with a GPU and its own CUDA build of torch: nothing is installed, no network is touched.
 GPU_PYTHON ?= python3
+GPU_OPTIONS ?=
 
 gpu:  ## CUDA kernels with the host's own torch: build, test, race, into bench/results
-	$(GPU_PYTHON) -m bench.gpu
+	$(GPU_PYTHON) -m bench.gpu $(GPU_OPTIONS)
 
 gpu-sanitize:  ## the small CUDA tests under compute-sanitizer
-	$(GPU_PYTHON) -m bench.gpu --sanitize
+	$(GPU_PYTHON) -m bench.gpu --sanitize $(GPU_OPTIONS)
 
 lint: install $(STAMPS)/lint  ## ruff, mypy, clang-format
 	$(BIN)/ruff check .

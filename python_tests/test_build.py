@@ -104,6 +104,14 @@ def test_missing_nvcc_fails_when_cuda_is_required(setup_script, monkeypatch):
         setup_script.find_nvcc()
 
 
+def test_warnings_stop_the_build_unless_asked_not_to(setup_script, monkeypatch):
+    monkeypatch.delenv("FRACTALKERN_WERROR", raising=False)
+    flags = setup_script.compile_flags()
+    assert "-Werror" in flags
+    monkeypatch.setenv("FRACTALKERN_WERROR", "0")
+    assert setup_script.compile_flags() == [flag for flag in flags if flag != "-Werror"]
+
+
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [("auto", "fractalkern: no nvcc on the PATH, building for the CPU only\n"), ("0", "")],

@@ -577,6 +577,7 @@ def test_a_grid_is_trained_on_the_device():
 FIELDS = {
     "1-D": ((59_049,), {}),
     "2-D": ((257, 130), {}),
+    "full 2-D": ((1024, 1024), {}),
     "odd 2-D": ((64, 101), {"normalize": None, "k_min": 0.1}),
     "3-D": ((33, 20, 41), {"normalize": "ensemble"}),
     "4-D": ((9, 16, 8, 15), {"spectrum": "phase"}),

@@ -86,7 +86,9 @@ def _case(shape: tuple[int, ...], dims: int, target: str) -> Case:
             Contender("PyTorch pyramid", lambda: lambda: torch_pyramid(mask(), dims), cells, check),
             Contender(
                 "PyTorch pyramid, compiled",
-                lambda: functools.partial(torch.compile(torch_pyramid), mask(), dims),
+                lambda: functools.partial(
+                    torch.compile(torch_pyramid, dynamic=False), mask(), dims
+                ),
                 cells,
                 check,
             ),

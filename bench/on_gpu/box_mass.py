@@ -81,7 +81,7 @@ def _masses(shape: tuple[int, ...], dtype: torch.dtype, sizes: list[int], offset
         Contender("count_nonzero", lambda: weights().count_nonzero, array.nbytes, role="floor"),
     ]
     if offsets == 1:
-        compiled = torch.compile(torch_pyramid)
+        compiled = torch.compile(torch_pyramid, dynamic=False)
         contenders += [
             contender(
                 "PyTorch pyramid", lambda: functools.partial(torch_pyramid, weights(), sizes)
@@ -141,7 +141,7 @@ def _gliding(side: int, sizes: list[int]) -> Case:
     def peer(name: str, build: Callable[[], Callable[[], Tensor]]) -> Contender:
         return Contender(name, build, work, check)
 
-    compiled = torch.compile(torch_table)
+    compiled = torch.compile(torch_table, dynamic=False)
     return Case(
         "box_mass",
         f"{side}x{side} bool, gliding boxes of {sizes[0]} to {sizes[-1]}",

@@ -1,7 +1,9 @@
 """What a row of the GPU bench is, and how a case is raced."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,7 +17,7 @@ SECONDS = 3.0  # for each contender
 class Contender:
     """One way to do the work. `build()` returns the call; one that raises ImportError is absent.
 
-    A peer that fails is a row that says so.
+    One that fails is a row that says so.
 
     `check(answer)` raises if an answer is wrong; nothing is timed before it has passed.
     """
@@ -48,7 +50,8 @@ class Case:
 class Row:
     """One contender's outcome.
 
-    `ratio` is how many times ours is as fast for the same work, `share` its part of the ceiling.
+    `ratio` is how many times ours, the case's first contender, is as fast for the same work,
+    `share` the contender's part of the ceiling. `missing` says why there is no timing.
     """
 
     kernel: str
@@ -62,35 +65,49 @@ class Row:
     share: float | None
     target: str
     missing: str | None = None
+    failed: bool = False
 
 
-def run(case: Case, ceilings: dict[str, float]) -> Iterator[Row]:
-    """Checks and times every contender of a case; `ceilings` are rates by their case's name."""
+def run(
+    case: Case, ceilings: dict[str, float], time_for_peers: Callable[[], bool]
+) -> Iterator[Row]:
+    """Checks and times every contender of a case; `ceilings` are rates by their case's name.
+
+    Raises where a contender has cost the process its device.
+    """
     ours: float | None = None
     for one in case.contenders:
         head = case.kernel, case.case, one.name, one.role, case.unit
-        target = case.target if one.role == "ours" and ours is None else ""
-        call = None
+        target = case.target if one is case.contenders[0] else ""
+        if one.role == "peer" and not time_for_peers():
+            yield Row(*head, None, None, None, None, target, "no time left")
+            continue
+        call = missing = None
+        failed = False
         try:
             call = one.build()
             if one.check is not None:
                 one.check(call())
             timing = (by_events if one.clock == "events" else by_clock)(call, SECONDS)
         except ImportError as error:
-            yield Row(*head, None, None, None, None, target, f"not installed: {error}")
-            continue
+            missing = f"not installed: {error}"
         except Exception as error:
-            if one.role != "peer":  # what is wrong with a peer must not end the run
-                raise
-            reason = f"failed: {type(error).__name__}: {error}".splitlines()[0]
-            yield Row(*head, None, None, None, None, target, reason[:100])
+            missing = " ".join(f"failed: {type(error).__name__}: {error}".split())[:300]
+            failed = True
+        if missing is not None:
+            call = None
+            yield Row(*head, None, None, None, None, target, missing, failed)
+            if failed and torch.cuda.is_initialized():
+                torch.cuda.synchronize()
+            torch.cuda.empty_cache()
             continue
         rate = one.work / timing.median
-        ours = ours or rate
+        if one is case.contenders[0]:
+            ours = rate
         share = None
         if case.ceiling in ceilings:
             share = rate * case.per_unit / ceilings[case.ceiling]
-        yield Row(*head, timing, rate, ours / rate, share, target)
+        yield Row(*head, timing, rate, ours / rate if ours else None, share, target)
         del call
         torch.cuda.empty_cache()
 
@@ -98,6 +115,12 @@ def run(case: Case, ceilings: dict[str, float]) -> Iterator[Row]:
 def as_json(row: Row) -> dict[str, Any]:
     """A row for the results file."""
     return asdict(row)
+
+
+def read(lines: Path) -> list[Row]:
+    """The rows of a file with one of `as_json` a line."""
+    found = [json.loads(line) for line in lines.read_text().splitlines()]
+    return [Row(**row | {"timing": row["timing"] and Timing(**row["timing"])}) for row in found]
 
 
 def table(rows: list[Row]) -> str:
@@ -116,7 +139,8 @@ def table(rows: list[Row]) -> str:
         lines.append(
             f"  {row.contender:<42}{mid:>11.3f}{f'{low:.3f} to {high:.3f}':>19}"
             f"{f'{row.rate:.3g} {row.unit}':>16}"
-            f"{'' if row.share is None else f'{row.share:.1%}':>12}{row.ratio:>8.2f}x"
+            f"{'' if row.share is None else f'{row.share:.1%}':>12}"
+            f"{'' if row.ratio is None else f'{row.ratio:.2f}x':>9}"
             + (f"  target: {row.target}" if row.target else "")
         )
     return "\n".join(lines)

@@ -327,7 +327,8 @@ __global__ void __launch_bounds__(kThreads)
   if (kPass == Pass::kWrite && factor != nullptr) item.gain *= factor[number];
 
   const auto last = static_cast<uint32_t>(first_column + groups * kModes - 1);
-  const int row_count = static_cast<int>(last / law.columns) + 1;
+  // The last tile may be there only for an item that starts within a group: else it is empty.
+  const int row_count = groups > 0 ? static_cast<int>(last / law.columns) + 1 : 0;
   for (int row = thread; row < row_count; row += static_cast<int>(blockDim.x))
     set_up_row<T, kKeys>(law, first_row + row, drawn_item, item.key, inverse_reference, rows[row]);
   __syncthreads();

@@ -136,6 +136,14 @@ void test_the_smallest_radii() {
   CHECK(smallest < 1e-2 * largest);
 }
 
+// Modes that fill their tiles to the last one: nothing is left for the mode before an item.
+void test_full_tiles() {
+  for (const auto& size : {std::vector<int64_t>{64, 62}, {2046}, {2, 2046}, {8, 16, 14}}) {
+    compare({.size = size});
+    compare({.size = size, .normalize = Normalize::kNone, .beta = {1, 0.5, 2}});
+  }
+}
+
 // Axes so unequal that |k|^2 overflows a float relative to the smallest one: white noise stays
 // white.
 void test_steps_beyond_the_range_of_float() {
@@ -163,6 +171,7 @@ int main() {
   test_bits_do_not_depend_on_schedule_or_batch<double>();
   test_equal_items_are_equal();
   test_the_smallest_radii();
+  test_full_tiles();
   test_steps_beyond_the_range_of_float();
   return testing_result();
 }
