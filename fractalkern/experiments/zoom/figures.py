@@ -46,8 +46,9 @@ def overview(zoom: "Zoom", frames: list[Frame]) -> bytes:
         config = zoom.config
         strip.suptitle(
             f"A zoom into the boundary: {config.condition}, width {config.width}, "
-            f"{config.steps} steps, rule: {config.path}",
-            fontsize=15,
+            f"{config.steps} steps, rule: {config.path}\n"
+            "blue and green converged, yellow and red did not",
+            fontsize=13,
         )
         for axes in (grid := strip.subplots(rows, columns, squeeze=False).ravel()):
             axes.set_axis_off()
