@@ -298,7 +298,7 @@ BAD = {
     "0-d": (fk.boundary, "spatial_dims must be from 1 to 0", torch.tensor(1.0)),
     "thin estimate": (fk.estimate_dimension, "at least 3 cells along each axis", FIELD[:2]),
     "estimator": (estimating(estimator="koch"), "estimator must be one of sign-edges", FIELD),
-    "small": (fk.estimate_dimension, "at least 3 box sizes, got 2 in the range", FIELD),
+    "small": (fk.estimate_dimension, "at least 17 cells along each axis to fit 3", FIELD),
     "small SD": (estimating(estimator="sohl-dickstein"), "at least 11 cells", FIELD[6:14, :8]),
     "asisr mask": (estimating(estimator="asisr"), "grid of float probabilities", FIELD > 0),
     "asisr range": (estimating(estimator="asisr"), "must lie in [0, 1]", FIELD),
