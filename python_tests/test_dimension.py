@@ -307,6 +307,7 @@ BAD = {
     "null": (estimating(null="rough"), "null must be one of smooth, smooth+noise", GRID),
     "width": (estimating(noise_width=0), "noise_width must be positive", GRID),
     "draws": (estimating(null_draws=5), "null_draws must be an integer of at least 19", GRID),
+    "generator": (estimating(generator=3), "generator must be a torch.Generator, got 3", GRID),
     "missing": (estimating(missing=GRID < 1e9), "but all are missing", GRID),
     "missing asisr": (
         estimating(estimator="asisr", missing=GRID < 0),
