@@ -105,7 +105,7 @@ def _plot(axes: Axes, zoom: "Zoom") -> None:
     axes.axhline(1, color=_GREY, linewidth=0.8)
     axes.set_xscale("log")
     axes.invert_xaxis()
-    axes.set_ylim(0.8, 2.05)
+    axes.set_ylim(np.nanmin([*dimensions, *published, 0.85]) - 0.05, 2.05)
     axes.set_xlabel("width of the window in decades of the learning rate (deeper to the right)")
     axes.set_ylabel("box-counting dimension")
     axes.grid(color="#dddddd", linewidth=0.6)
