@@ -61,9 +61,10 @@ def box_dimension(
     chosen = (sizes >= low) & (sizes <= high)
     sizes, numbers = sizes[chosen], numbers[..., chosen]
     if len(sizes) < _MIN_SIZES:
+        range_ = "" if high == math.inf else f" in the range ({low:g}, {high:g})"
         raise InputError(
-            f"box_dimension: fit must hold at least {_MIN_SIZES} box sizes, got {len(sizes)} in "
-            f"the range ({low:g}, {high:g}): count more sizes, widen it or use a larger array"
+            f"box_dimension: fit must hold at least {_MIN_SIZES} box sizes, got {len(sizes)}"
+            f"{range_}: count more sizes, widen the fit or use a larger array"
         )
     if (numbers == 0).any():
         empty = sizes[(numbers == 0).flatten(0, -2).any(0) if numbers.ndim > 1 else numbers == 0]

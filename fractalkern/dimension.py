@@ -231,6 +231,8 @@ def estimate_dimension(
     dims = _checked_options(
         values, estimator, spatial_dims, sizes, offsets, level, null, noise_width, null_draws
     )
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise InputTypeError(f"{OP}: generator must be a torch.Generator, got {generator!r}")
     batch, spatial = values.shape[: values.ndim - dims], values.shape[values.ndim - dims :]
     items = labels = values.reshape(-1, *spatial)
     if holes is not None:

@@ -146,6 +146,8 @@ def generalized_dimensions(
     if not totals.all():
         which = f" in array {(totals == 0).nonzero()[0].item()} of the batch" if batch else ""
         raise InputError(f"{_OP}: mask_or_measure must have some mass, got only zeros{which}")
+    if not totals.isfinite().all():
+        raise InputError(f"{_OP}: mask_or_measure must have a finite sum: scale it down")
     grains = _grains(arrays)
 
     log_sums, mean_logs, grained = [], [], []

@@ -20,6 +20,7 @@ from fractalkern.ops.box_count import box_count
 OP = "estimate_dimension"
 
 _MIN_CELLS_OF_A_LINE = 3
+_LARGEST_OF_THREE = 4  # powers of two: 1, 2, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,11 @@ def sign_edges_slope(
 ) -> SlopeFit:
     """Sign-change edges, counts averaged over grid origins, powers of two up to N / 4."""
     edges = _checked_sign_edges(values)
+    if sizes is None and min(edges.shape) < 4 * _LARGEST_OF_THREE:
+        raise InputError(
+            f"{OP}: values_or_mask must have at least {4 * _LARGEST_OF_THREE + 1} cells along each "
+            f"axis to fit 3 box sizes up to a quarter of the side, got shape {tuple(values.shape)}"
+        )
     counted = box_count(edges, sizes, offsets=origins)
     chosen = counted.sizes <= min(edges.shape) / 4 if sizes is None else counted.sizes > 0
     fit = box_dimension((counted.sizes[chosen], counted.mean[chosen]))

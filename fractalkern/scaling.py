@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fractalkern.confidence import student_quantile
-from fractalkern.errors import InputError
-from fractalkern.ops._inputs import as_tensor
+from fractalkern.errors import InputError, InputTypeError
+from fractalkern.ops._inputs import as_real, as_tensor
 
 __all__ = ["FiniteSizeFit", "ZoomFit", "finite_size_scaling", "joint_dimension"]
 
@@ -60,11 +60,11 @@ def finite_size_scaling(sides: Sequence[int], dimensions: Tensor, stderrs: Tenso
     'falls towards 1'
     """
     d, weights = _checked("finite_size_scaling", dimensions, stderrs, least=3)
-    n = torch.tensor(list(sides), dtype=torch.float64)
-    if len(n) != len(d) or len(set(sides)) != len(d) or n.min() < 1:
+    n = as_real("finite_size_scaling", "sides", sides)
+    if n.shape != d.shape or len(n.unique()) != len(d) or n.min() < 1:
         raise InputError(
             f"finite_size_scaling: sides must be {len(d)} different positive integers, one a "
-            f"dimension, got {list(sides)}"
+            f"dimension, got {n.tolist()}"
         )
     mean = (weights * d).sum() / weights.sum()
     stays = float((weights * (d - mean) ** 2).sum())
@@ -141,6 +141,8 @@ def joint_dimension(dimensions: Tensor, stderrs: Tensor, *, level: float = 0.95)
     (1.3, 0.0577, 0.0)
     """
     d, weights = _checked("joint_dimension", dimensions, stderrs, least=2)
+    if not isinstance(level, int | float):
+        raise InputTypeError(f"joint_dimension: level must be a number, got {level!r}")
     if not 0 < level < 1:
         raise InputError(f"joint_dimension: level must lie in (0, 1), got {level}")
     freedom = len(d) - 1

@@ -241,9 +241,10 @@ def test_video_is_the_name_of_an_optional_part():
         ({"frames_per_doubling": 0}, "zoom.gif", "frames_per_doubling must be from 1 to 1000"),
         ({"fps": 60}, "zoom.gif", "fps must be from 1 to 50, got 60"),
         ({"colours": 300}, "zoom.gif", "colours must be from 4 to 256, got 300"),
-        ({"hold": -1.0}, "zoom.gif", "hold must be at least 0 seconds, got -1.0"),
-        ({"hold": math.inf}, "zoom.gif", "hold must be at least 0 seconds, got inf"),
-        ({}, "absent/zoom.gif", "out must be a folder to write in, but "),
+        ({"hold": -1.0}, "zoom.gif", "hold must be from 0 to 600 seconds, got -1.0"),
+        ({"hold": math.inf}, "zoom.gif", "hold must be from 0 to 600 seconds, got inf"),
+        ({"hold": 1e12}, "zoom.gif", "hold must be from 0 to 600 seconds, got 1000000000000.0"),
+        ({}, "absent/zoom.gif", "out must be a place to write to, but "),
     ],
 )
 def test_bad_input_is_one_sentence(change, name, said, tmp_path):

@@ -36,9 +36,9 @@ def refused(capsys, arguments):
         ("--window -3 nan -3 6", "window must have LO0 < HI0, got -3.0 and nan"),
         ("--window -3 6 -3 inf", "window must lie within"),
         ("--config absent.toml", "config must be a readable file, but absent.toml"),
-        ("--out /proc/fractalkern/run", "out must be a folder to write in"),
+        ("--out /proc/fractalkern/run", "out must be a place to write to"),
         ("--out {file}", "is a file"),
-        ("--out {file}/below", "out must be a folder to write in"),
+        ("--out {file}/below", "out must be a place to write to"),
         ("--out {other}", "holds other files (notes.txt)"),
     ],
 )

@@ -298,7 +298,7 @@ BAD = {
     "0-d": (fk.boundary, "spatial_dims must be from 1 to 0", torch.tensor(1.0)),
     "thin estimate": (fk.estimate_dimension, "at least 3 cells along each axis", FIELD[:2]),
     "estimator": (estimating(estimator="koch"), "estimator must be one of sign-edges", FIELD),
-    "small": (fk.estimate_dimension, "at least 3 box sizes, got 2 in the range", FIELD),
+    "small": (fk.estimate_dimension, "at least 17 cells along each axis to fit 3", FIELD),
     "small SD": (estimating(estimator="sohl-dickstein"), "at least 11 cells", FIELD[6:14, :8]),
     "asisr mask": (estimating(estimator="asisr"), "grid of float probabilities", FIELD > 0),
     "asisr range": (estimating(estimator="asisr"), "must lie in [0, 1]", FIELD),
@@ -307,6 +307,7 @@ BAD = {
     "null": (estimating(null="rough"), "null must be one of smooth, smooth+noise", GRID),
     "width": (estimating(noise_width=0), "noise_width must be positive", GRID),
     "draws": (estimating(null_draws=5), "null_draws must be an integer of at least 19", GRID),
+    "generator": (estimating(generator=3), "generator must be a torch.Generator, got 3", GRID),
     "missing": (estimating(missing=GRID < 1e9), "but all are missing", GRID),
     "missing asisr": (
         estimating(estimator="asisr", missing=GRID < 0),

@@ -247,6 +247,7 @@ BAD = {
     "none": (fk.InputError, "at least one array", ONES.expand(0, 32, 32), {"spatial_dims": 2}),
     "spatial dims": (fk.InputError, "spatial_dims must be from 1 to 2", ONES, {"spatial_dims": 3}),
     "zeros": (fk.InputError, "must have some mass, got only zeros", ONES * 0),
+    "sum": (fk.InputError, "mask_or_measure must have a finite sum", ONES.double() * 1e308),
     "complex": (fk.InputTypeError, "must be bool, integer or floating", ONES + 1j),
     "text": (fk.InputTypeError, "must be a tensor or an array, got str", "abc"),
     "6-d": (fk.InputError, "at most 5 spatial dimensions, got 6", torch.ones(6 * [4])),

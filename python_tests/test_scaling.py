@@ -83,6 +83,12 @@ def test_a_higher_level_widens_the_interval_by_students_quantile():
     [
         (lambda: finite_size_scaling([64, 128], torch.ones(2), torch.ones(2)), "at least 3"),
         (lambda: finite_size_scaling([64, 64, 8], torch.ones(3), torch.ones(3)), "different"),
+        (lambda: finite_size_scaling([float("nan"), 8, 4], torch.ones(3), torch.ones(3)), "finite"),
+        (lambda: finite_size_scaling(["a", 8, 4], torch.ones(3), torch.ones(3)), "sides must be"),
+        (
+            lambda: joint_dimension(torch.ones(2), torch.ones(2), level="x"),
+            "level must be a number",
+        ),
         (lambda: joint_dimension(torch.ones(3), torch.ones(2)), "stderrs must have the shape"),
         (lambda: joint_dimension(torch.ones(2), torch.tensor([1.0, 0.0])), "positive"),
         (lambda: joint_dimension(torch.ones(2), torch.ones(2), level=1.0), "level must lie in"),

@@ -6,12 +6,14 @@ import os
 import statistics
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from kills import killing_at, run_until_killed
+from matplotlib.figure import Figure
 from PIL import Image
 
 from fractalkern.cli import main
@@ -598,3 +600,11 @@ def test_pictures_of_the_report_exist():
     assert picture.stat().st_size < 2_000_000
     with Image.open(picture) as image:
         assert image.n_frames > 50
+
+
+def test_no_number_falls_out_of_the_plot(monkeypatch):
+    level = SimpleNamespace(dimension=1.1, width=9.0, low=None, high=None, published=0.4)
+    monkeypatch.setattr(figures, "by_level", lambda _: [level])
+    axes = Figure().subplots()
+    figures._plot(axes, SimpleNamespace(levels=[]))
+    assert axes.get_ylim() == pytest.approx((0.35, 2.05))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fractalkern.commands.arguments import parsed
 from fractalkern.dimension import DimensionResult, estimate_dimension
-from fractalkern.edges import MASK_DTYPES, boundary
+from fractalkern.edges import MASK_DTYPES, boundary, checked_values
 from fractalkern.errors import InputError, InputTypeError
 from fractalkern.sweeps.files import write_atomically
 
@@ -50,6 +50,8 @@ class DimOptions:
 def run(arguments: list[str]) -> int:
     """Runs the verb; returns the exit code."""
     options = parsed("dim", DimOptions, arguments)
+    if options.out.suffix.lower() != ".png":
+        raise InputError(f"out must end in .png, got {str(options.out)!r}")
     values = _sides(_load(options.file, options.array), options)
     result = estimate_dimension(
         values,
@@ -112,11 +114,13 @@ def _load(path: Path, name: str | None) -> Tensor:
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"file must end in one of {', '.join(readers)}, got {str(path)!r}")
+    if name is not None and reader is not _read_safetensors:
+        raise InputError(f"array must be left out for {str(path)!r}, which holds just one")
     try:
         return reader(path, name)
     except InputError:
         raise
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, EOFError, ValueError, safetensors.SafetensorError) as error:
         raise InputError(f"file must be readable, but {path}: {error}") from None
 
 
@@ -124,20 +128,23 @@ def _read_picture(path: Path, _: str | None) -> Tensor:
     from PIL import Image
 
     with Image.open(path) as picture:
-        grey = np.asarray(picture.convert("L"), dtype=np.float32)
-    return torch.from_numpy(grey / 255)
+        wide = picture.mode.startswith("I")  # 16 bits; converting to "L" would clip them at 255
+        grey = np.asarray(picture if wide else picture.convert("L"), dtype=np.float32)
+    return torch.from_numpy(grey / (65535 if wide else 255))
 
 
 def _read_npy(path: Path, _: str | None) -> Tensor:
     array = np.load(path, allow_pickle=False)
     try:
-        return torch.from_numpy(array)
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
     except TypeError:
         raise InputTypeError(f"file must hold numbers, got {array.dtype} in {path}") from None
 
 
 def _read_safetensors(path: Path, name: str | None) -> Tensor:
     arrays = safetensors.torch.load_file(path)
+    if not arrays:
+        raise InputError(f"file must hold an array, but {path} holds none")
     if name is None and len(arrays) == 1:
         (name,) = arrays
     if name not in arrays:
@@ -149,11 +156,20 @@ def _read_safetensors(path: Path, name: str | None) -> Tensor:
 def _sides(values: Tensor, options: DimOptions) -> Tensor:
     if options.threshold is not None and options.label is not None:
         raise InputError("threshold and label must not be given together")
+    values = checked_values("dim", values)  # a comparison would take NaN for one side
     if options.label is not None:
-        return values == options.label
-    if options.threshold is not None:
-        return values > options.threshold
-    return values > 0.5 if options.file.suffix.lower() == ".png" else values
+        inside, name = values == options.label, "label"
+    elif options.threshold is not None:
+        inside, name = values > options.threshold, "threshold"
+    else:
+        return values > 0.5 if options.file.suffix.lower() == ".png" else values
+    if values.numel() and (inside.all() or not inside.any()):
+        least, most = values.double().aminmax()
+        raise InputError(
+            f"{name} must leave cells on both sides, got {getattr(options, name):g} for values "
+            f"from {least:g} to {most:g}"
+        )
+    return inside
 
 
 def _png(values: Tensor, result: DimensionResult) -> bytes:
@@ -168,9 +184,9 @@ def _png(values: Tensor, result: DimensionResult) -> bytes:
             inside = values != 0 if values.dtype in MASK_DTYPES else values < 0
             axes[0].imshow(inside.numpy(), cmap="Greys", vmin=-1, vmax=3, interpolation="nearest")
             rows, columns = boundary(values).nonzero().T.numpy() + 0.5
-            size = max(0.2, 90 / max(values.shape))
+            size = max(0.7, 90 / max(values.shape))  # in points: visible however small a cell is
             axes[0].plot(columns, rows, "s", color="#b3261e", markersize=size, markeredgewidth=0)
-            axes[0].set_title("boundary", fontsize=10)
+            axes[0].set_title("both sides in grey, the boundary in red", fontsize=10)
             axes[0].set_xlabel("cell")
             axes[0].set_ylabel("cell")
         result.plot(axes[-1])

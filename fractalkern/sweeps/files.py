@@ -40,4 +40,4 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise InputError(f"out must be a folder to write in, but {path}: {reason}") from error
+        raise InputError(f"out must be a place to write to, but {path}: {reason}") from error

@@ -33,6 +33,7 @@ Write = Callable[[Iterable[Picture], int, "Movie", Path], None]
 _MOST_SAMPLES = 4  # an axis of a pixel
 _SOFT_EDGE = 0.08  # of the inner frame's side
 _COLOURS = 1024
+_LONGEST_HOLD = 600  # seconds: a GIF counts hundredths in 16 bits
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ class Movie:
                 raise InputError(
                     f"{name} must be from {least} to {most}, got {getattr(self, name)}"
                 )
-        if not (self.hold >= 0 and math.isfinite(self.hold)):
-            raise InputError(f"hold must be at least 0 seconds, got {self.hold}")
+        if not 0 <= self.hold <= _LONGEST_HOLD:
+            raise InputError(f"hold must be from 0 to {_LONGEST_HOLD} seconds, got {self.hold}")
         if suffix == ".mp4" and self.size % 2:
             raise InputError(f"size must be even for .mp4, got {self.size}")
         return self

@@ -46,8 +46,9 @@ def overview(zoom: "Zoom", frames: list[Frame]) -> bytes:
         config = zoom.config
         strip.suptitle(
             f"A zoom into the boundary: {config.condition}, width {config.width}, "
-            f"{config.steps} steps, rule: {config.path}",
-            fontsize=15,
+            f"{config.steps} steps, rule: {config.path}\n"
+            "blue and green converged, yellow and red did not",
+            fontsize=13,
         )
         for axes in (grid := strip.subplots(rows, columns, squeeze=False).ravel()):
             axes.set_axis_off()
@@ -104,7 +105,7 @@ def _plot(axes: Axes, zoom: "Zoom") -> None:
     axes.axhline(1, color=_GREY, linewidth=0.8)
     axes.set_xscale("log")
     axes.invert_xaxis()
-    axes.set_ylim(0.8, 2.05)
+    axes.set_ylim(np.nanmin([*dimensions, *published, 0.85]) - 0.05, 2.05)
     axes.set_xlabel("width of the window in decades of the learning rate (deeper to the right)")
     axes.set_ylabel("box-counting dimension")
     axes.grid(color="#dddddd", linewidth=0.6)
