@@ -61,7 +61,7 @@ def finite_size_scaling(sides: Sequence[int], dimensions: Tensor, stderrs: Tenso
     """
     d, weights = _checked("finite_size_scaling", dimensions, stderrs, least=3)
     n = as_real("finite_size_scaling", "sides", sides)
-    if n.shape != d.shape or len(n.unique()) != len(d) or n.min() < 1:
+    if n.shape != d.shape or len(set(n.tolist())) != len(d) or n.min() < 1:
         raise InputError(
             f"finite_size_scaling: sides must be {len(d)} different positive integers, one a "
             f"dimension, got {n.tolist()}"
