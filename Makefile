@@ -20,7 +20,7 @@ STAMPS := .venv/stamps
 SETTINGS := $(TORCH) FRACTALKERN_CUDA=$(FRACTALKERN_CUDA) $(FRACTALKERN_CUDA_ARCHS)
 PACKAGE_SOURCES := $(wildcard csrc/*.* csrc/common/* $(filter-out csrc/tests/%,$(wildcard csrc/*/*)))
 
-.PHONY: help run test bench gpu gpu-sanitize lint sanitize cpp-test install clean FORCE
+.PHONY: help run test python-test bench gpu gpu-sanitize lint sanitize cpp-test install clean FORCE
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -31,7 +31,9 @@ run: install  ## install, then draw a trainability fractal into runs/trainabilit
 	$(BIN)/fractalkern trainability --condition $(CONDITION) --resolution $(RESOLUTION) \
 	  --out runs/trainability
 
-test: install cpp-test  ## every test, Python and C++
+test: python-test cpp-test  ## every test, Python and C++
+
+python-test: install
 	$(BIN)/pytest --doctest-modules python_tests fractalkern
 
 bench: install $(STAMPS)/bench  ## every kernel beside its peers, into bench/results
