@@ -1,6 +1,6 @@
 """What a dimension is inferred from: box counts of a boundary, and how often its sides change."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,10 @@ class BoundaryStatistics:
     returns: Tensor
     lone: Tensor
     inside: Tensor
+
+
+# The fields with an entry for each mask.
+OF_EACH = tuple(field.name for field in fields(BoundaryStatistics) if field.name != "sizes")
 
 
 def scales(side: int) -> tuple[int, ...]:

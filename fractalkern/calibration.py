@@ -10,7 +10,7 @@ dimension is known, simulated once (`studies/calibrate_dimension.py`) and summar
 - level sets of Gaussian fields with a power-law spectrum, D from 1 to 2.
 
 A boundary counts as smooth where sides that flip from one cell to the next hardly ever flip back:
-`returns` at distance 1 is at most 2 / N, as in all 39,000 simulated ones. Then
+`returns` at distance 1 is at most 2 / N, as in all 40,500 simulated ones. Then
 
     slope - 1 = m + s z
 
@@ -46,7 +46,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fractalkern.boundary_statistics import BoundaryStatistics, scales, without_ends
+from fractalkern.boundary_statistics import OF_EACH, BoundaryStatistics, scales, without_ends
 
 Kind = Literal["smooth", "brownian", "none"]
 
@@ -129,8 +129,7 @@ def _refusal(reason: str) -> Inference:
 
 
 def _item(statistics: BoundaryStatistics, i: int) -> BoundaryStatistics:
-    names = ("counts", "ends", "flips", "returns", "lone", "inside")
-    return replace(statistics, **{name: getattr(statistics, name)[i : i + 1] for name in names})
+    return replace(statistics, **{name: getattr(statistics, name)[i : i + 1] for name in OF_EACH})
 
 
 def features(statistics: BoundaryStatistics, count: int) -> Tensor:

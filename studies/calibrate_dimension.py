@@ -34,6 +34,7 @@ SMOOTH = ("line", "circle", "contour")
 TABLE = Path(__file__).parents[1] / "fractalkern" / "dimension_calibration.safetensors"
 _MEAN_DEGREE, _SCALE_DEGREE = 9, 5
 _BATCH = 10
+_MARGIN = 1.15  # of a limit above the largest value that the family showed
 _FREEDOM = 5.0  # of the Student distribution that the errors of smooth slopes are fitted with
 
 Bank = dict[str, tuple[BoundaryStatistics, Tensor]]
@@ -83,7 +84,7 @@ def fitted(side: int, bank: Bank) -> Knot:
         other = _fitted_brownian(side, y[~part], boxes[~part], true[~part], smooth)
         excess[part], misfit[part], found[part] = _excess(other, y[part], boxes[part], true[part])
     usual = (true > 1.08) & (true < 1.9)
-    largest = 1.15 * misfit[usual].max()
+    largest = _MARGIN * misfit[usual].max()
     critical = torch.stack([_local_quantiles(excess, true, at) for at in CRITICAL_KNOTS])
     lone_share, lone_limit = _fitted_lone(statistics, found)
     print(f"{side}: largest misfit {float(largest):.2f}, critical values at 95 %:")
@@ -158,7 +159,7 @@ def _fitted_lone(statistics: BoundaryStatistics, found: Tensor) -> tuple[Tensor,
     share = torch.linalg.lstsq(near * edges, targets).solution[:, 0].clamp(min=0)
     excess = lone_excess(statistics, near @ share).abs()
     largest = torch.stack([_near(excess, found, at).max() for at in CRITICAL_KNOTS])
-    return share, 1.15 * largest
+    return share, _MARGIN * largest
 
 
 def _fitted_smooth(statistics: dict[str, BoundaryStatistics]) -> dict[str, Tensor]:

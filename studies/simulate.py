@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fractalkern import synthetic
-from fractalkern.boundary_statistics import BoundaryStatistics, boundary_statistics
+from fractalkern.boundary_statistics import OF_EACH, BoundaryStatistics, boundary_statistics
 
 SMOOTH: dict[str, Callable[[int, int, torch.Generator], Tensor]] = {
     "line": synthetic.straight_lines,
@@ -53,10 +53,7 @@ def simulate(
         results = list(pool.map(statistics_of, batches))
     parts, dimensions = zip(*results, strict=True)
     joined = BoundaryStatistics(
-        parts[0].sizes,
-        *(
-            torch.cat([getattr(part, name) for part in parts])
-            for name in ("counts", "ends", "flips", "returns", "lone", "inside")
-        ),
+        sizes=parts[0].sizes,
+        **{name: torch.cat([getattr(part, name) for part in parts]) for name in OF_EACH},
     )
     return joined, torch.tensor(dimensions, dtype=torch.float64).repeat_interleave(batch)
