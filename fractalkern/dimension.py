@@ -171,7 +171,7 @@ def estimate_dimension(
     The truth is that of a set sampled at points. A field synthesised on the same grid, as by
     `fractal_noise`, has no power beyond its Nyquist frequency and is smoother from cell to cell:
     at 512 cells one of dimension 1.5 reads 1.4, mostly without an interval, and one of 1.2 reads
-    1.17 with one that misses.
+    1.17; at 1,024 cells the intervals of the latter end below 1.2.
 
     Args:
         values_or_mask: `[*batch, *spatial]`, tensor or NumPy array. Floats and signed integers are
