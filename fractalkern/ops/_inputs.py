@@ -1,5 +1,6 @@
 """Checks that the public op functions share; each failure is one sentence."""
 
+import operator
 from contextlib import suppress
 from typing import Any
 
@@ -65,6 +66,16 @@ def require_shape(op: str, name: str, tensor: Tensor, shape: tuple[int, ...], me
         raise InputError(
             f"{op}: {name} must have shape {meaning} = {list(shape)}, got {list(tensor.shape)}"
         )
+
+
+def as_integer(op: str, value: Any, expected: str) -> int:
+    """`value`, of Python, NumPy or a tensor but no bool, as an int; else says what was expected."""
+    if not isinstance(value, bool) and hasattr(value, "__index__"):
+        try:
+            return operator.index(value)
+        except TypeError:  # a tensor of floats, or of several integers
+            pass
+    raise InputTypeError(f"{op}: {expected}, got {value!r}")
 
 
 def require_choice(op: str, name: str, value: object, choices: tuple[str, ...]) -> None:
