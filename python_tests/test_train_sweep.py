@@ -367,6 +367,13 @@ def test_arguments_that_require_a_gradient_give_plain_numbers(backend: str) -> N
         assert np.array_equal(numbers, getattr(expected, field).numpy())
 
 
+def test_two_results_can_be_compared() -> None:
+    """By identity: an element-wise answer would be no truth value."""
+    first, second = (fk.train_sweep(*problem(3, 2), steps=5) for _ in range(2))
+    assert first != second
+    assert first in {first}
+
+
 OPTIONS: list[tuple[Any, ...]] = [
     (3, "tanh", None, None, False, None, False, False, True),
     (3, "relu", torch.tensor([[0, 1], [2, 2], [1, 0]]), None, False, None, True, True, False),

@@ -29,7 +29,7 @@ _STEPS = "steps must be an integer from 1 to 2^63 - 1"
 assert _native  # importing it registers torch.ops.fractalkern.train_sweep
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SweepResult:
     """What `train_sweep` measured, one entry a network.
 
