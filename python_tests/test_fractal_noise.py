@@ -492,6 +492,8 @@ def test_threads_of_the_caller_do_not_disturb_each_other():
             InputTypeError,
             "out must have the dtype torch.float64, got torch.float32",
         ),
+        ((4, 1.0), {"device": "cuda:99"}, BackendError, "device must be "),
+        ((4, 1.0), {"device": "gpu"}, InputError, "device must be a device that torch knows"),
         ((4, 1.0), {"device": "meta"}, BackendError, "native backend cannot run on meta"),
         ((4, 1.0), {"backend": "fast"}, InputError, "backend must be one of native"),
         (((2**20, 2**20, 2**10), 1.0), {}, InputError, "the field must fit in memory"),

@@ -96,3 +96,7 @@ def test_relations_refuse_what_they_do_not_cover():
         fk.spectral_exponent_of(math.nan, 1)
     with pytest.raises(fk.InputError, match="ndim must be an integer of at least 1, got 0"):
         fk.fractal_dimension_of(1, 0)
+    with pytest.raises(fk.InputTypeError, match="beta must be a number, got '2'"):
+        fk.fractal_dimension_of("2", 1)
+    with pytest.raises(fk.InputTypeError, match="dimension must be a number, got None"):
+        fk.spectral_exponent_of(None, 1)

@@ -13,6 +13,7 @@ from fractalkern.memory import require_memory
 from fractalkern.ops import _inverse_fft
 from fractalkern.ops._inputs import (
     FLOAT_DTYPES,
+    device_of,
     require_choice,
     require_shape,
     seed_of,
@@ -275,7 +276,9 @@ def _placement(
     if dtype not in FLOAT_DTYPES:
         names = ", ".join(str(name).removeprefix("torch.") for name in FLOAT_DTYPES)
         raise InputTypeError(f"{OP}: dtype must be one of {names}, got {dtype}")
-    place = torch.device(device if device is not None else out.device if out is not None else "cpu")
+    chosen = device if device is not None else out.device if out is not None else "cpu"
+    # Looked up in eager mode alone: torch.compile cannot trace that.
+    place = torch.device(chosen) if torch.compiler.is_compiling() else device_of(OP, chosen)
     if out is not None:
         require_shape(OP, "out", out, tuple(shape), "[*batch, *size]")
         if out.dtype != dtype:
