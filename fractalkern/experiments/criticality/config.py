@@ -141,7 +141,7 @@ class CriticalityConfig:
 
 
 def preset(study: StudyName) -> CriticalityConfig:
-    """The defaults of a study: E5.0 as specified, the others with ten seeds and tuned rates."""
+    """The defaults of a study: baseline as specified, the others with ten seeds and tuned rates."""
     base = CriticalityConfig(study)
     if study == "baseline":
         return base
