@@ -76,6 +76,8 @@ def spectrum_of(field: Any) -> SpectrumFit:
         raise InputError("spectrum_of: field must be finite and not empty")
     values = values.detach().double()
     power = torch.fft.rfftn(values - values.mean()).abs().square() / values.numel()
+    if not power.isfinite().all():
+        raise InputError("spectrum_of: field must have squares that fit float64, got larger ones")
     radius, weight = _radius_and_weight(values)
     chosen = radius > 0
     x, power, weight = radius[chosen].log(), power[chosen], weight[chosen]

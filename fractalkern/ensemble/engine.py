@@ -127,7 +127,11 @@ class Ensemble:
         self.device = device_of(OP, device)
         self.width, self.chunk = width, chunk
         if schedule is not None:
+            if not isinstance(schedule, Schedule):
+                raise InputTypeError(f"{OP}: schedule must be a Schedule, got {schedule!r}")
             schedule.check(self.runs)
+        if penalty is not None and not callable(penalty):
+            raise InputTypeError(f"{OP}: penalty must be a function, got {penalty!r}")
         clip = None if clip_norm is None else _clip_norms(clip_norm, self.runs)
         self._template = self.module(0)
         shapes = trainable(self._template)
@@ -430,7 +434,10 @@ def _divided(
 
 
 def _clip_norms(value: PerRun, runs: int) -> Tensor:
-    finite = torch.as_tensor(value, dtype=torch.float64)
+    try:
+        finite = torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputTypeError(f"{OP}: clip_norm must be numbers, got {value!r}") from None
     if (finite.isnan() | (finite <= 0)).any():
         raise InputError(f"{OP}: clip_norm must be above 0, got {value!r}")
     limited = per_run(OP, "clip_norm", finite.clamp(max=torch.finfo(torch.float64).max), runs)

@@ -122,6 +122,8 @@ def device_of(op: str, device: torch.device | str) -> torch.device:
 
 def seed_of(op: str, seed: int | None, generator: torch.Generator | None) -> int:
     """The seed itself, or one drawn from the generator, or from torch's default one."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise InputTypeError(f"{op}: generator must be a torch.Generator, got {generator!r}")
     if seed is None:
         return int(torch.randint(2**63 - 1, (), generator=generator))
     if generator is not None:
