@@ -82,6 +82,17 @@ def test_import_prints_nothing():
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+def test_import_leaves_the_compiler_out():
+    """It costs two seconds, at every command too."""
+    code = "import sys, torch; before = set(sys.modules); import fractalkern; "
+    code += "print(*(set(sys.modules) - before))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert "fractalkern" in loaded.stdout.split()
+    assert "torch._dynamo" not in loaded.stdout.split()
+
+
 @pytest.fixture(scope="module")
 def setup_script() -> ModuleType:
     spec = importlib.util.spec_from_file_location("fractalkern_setup", ROOT / "setup.py")

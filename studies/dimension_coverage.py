@@ -231,7 +231,9 @@ def table(covered: list[Coverage], judged: list[Verdicts], draws: int) -> str:
 
 def main() -> None:
     """Runs the study and writes its tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=1000, help="boundaries a class and side")
     parser.add_argument(
         "--verdicts", type=int, nargs="+", help="boundaries a row of verdicts, one number a side"

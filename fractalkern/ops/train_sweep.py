@@ -158,8 +158,10 @@ def _check_arguments(
 ) -> None:
     require_choice(OP, "activation", activation, ACTIVATIONS)
     require_choice(OP, "protocol", protocol, PROTOCOLS)
-    if isinstance(steps, bool) or not hasattr(steps, "__index__") or steps < 1:
-        raise InputError(f"{OP}: steps must be an integer of at least 1, got {steps!r}")
+    if isinstance(steps, bool) or not hasattr(steps, "__index__") or not (1 <= steps < 2**63):
+        raise InputError(
+            f"{OP}: steps must be an integer of at least 1 and below 2^63, got {steps!r}"
+        )
     dtype = floats["x"].dtype
     if dtype not in (torch.float64, torch.float32):
         raise InputTypeError(f"{OP}: x must be float64 or float32, got {dtype}")
