@@ -93,6 +93,15 @@ def test_import_leaves_the_compiler_out():
     assert "torch._dynamo" not in loaded.stdout.split()
 
 
+def test_submodules_are_there_without_an_import_of_their_own():
+    code = "import fractalkern as fk; fk.init.genesis_, fk.regularizers.SpectralTarget; "
+    code += "fk.ensemble.Ensemble, fk.scaling, fk.synthetic.circles; fk.train_swep"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert "module 'fractalkern' has no attribute 'train_swep'" in result.stderr
+
+
 @pytest.fixture(scope="module")
 def setup_script() -> ModuleType:
     spec = importlib.util.spec_from_file_location("fractalkern_setup", ROOT / "setup.py")
