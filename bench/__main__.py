@@ -34,8 +34,13 @@ BENCHES = {module.KERNEL: module for module in MODULES}
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("kernels", nargs="*", default=list(BENCHES), help=", ".join(BENCHES))
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="of every contender (default: one a core)",
+    )
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each contender")
     parser.add_argument(
         "--max-load",
         type=float,
@@ -44,6 +49,9 @@ def main() -> None:
     )
     parser.add_argument("--only", default="", help="races whose case contains this; saves nothing")
     options = parser.parse_args()
+    for kernel in options.kernels:
+        if kernel not in BENCHES:
+            parser.error(f"kernels must be some of {', '.join(BENCHES)}, got {kernel!r}")
     for kernel in options.kernels:
         rows = []
         for race in BENCHES[kernel].races(options.threads):

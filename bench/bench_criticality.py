@@ -1,4 +1,4 @@
-"""Whole E5.0 as published, metrics after every epoch, beside a straightforward script.
+"""The published comparison (E5.0 in the rows), all metrics each epoch, beside a plain script.
 
 The script is written here as the original's program is described: run after run, one optimiser
 step, then six metrics, power iteration and box count as Python loops. It trains the same data,

@@ -130,7 +130,7 @@ def colorednoise(size: tuple[int, ...]) -> Callable[[], np.ndarray]:
 
 
 def gpt2_shapes() -> list[tuple[int, ...]]:
-    """The 76 tensors of E1's GPT-2: 17,670,400 parameters."""
+    """The 76 tensors of Genesis's GPT-2 (E1 in the rows): 17,670,400 parameters."""
     n = 256
     layer = [(n,), (n,), (n, 3 * n), (3 * n,), (n, n), (n,)]
     layer += [(n,), (n,), (n, 4 * n), (4 * n,), (4 * n, n), (n,)]

@@ -37,7 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
     parser.add_argument("--sanitize", action="store_true", help="compute-sanitizer, no times")
     parser.add_argument("--no-build", action="store_true", help="take the library that is there")
-    parser.add_argument("--no-tests", action="store_true")
+    parser.add_argument("--no-tests", action="store_true", help="only the races")
     parser.add_argument("--only", default="", help="cases whose name contains this; saves nothing")
     parser.add_argument(
         "--minutes", type=float, default=float("inf"), help="after these no peer is begun"

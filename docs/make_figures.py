@@ -80,7 +80,7 @@ def convergence() -> Figure:
                 )
                 errors += (1 - found / exact).clamp(min=1e-16).log() / seeds
             axes.semilogy(passes, errors.exp(), "o-", markersize=3, color=colour, label=method)
-        axes.axhline(1e-3, color="#bbbbbb", linewidth=0.8, linestyle="--")
+        axes.axhline(1e-3, color="#bbbbbb", linewidth=0.8, linestyle="--", label="0.1 %")
         axes.set_title(name, fontsize=12)
         axes.set_xlabel("passes over the matrix")
         axes.grid(color="#eeeeee")

@@ -1,5 +1,7 @@
 """Measure, seed, steer and render the fractal geometry of neural-network training."""
 
+from typing import TYPE_CHECKING
+
 from fractalkern._native import build_info, set_instruction_set
 from fractalkern.backends import use_backend
 from fractalkern.dimension import BoxDimension, DimensionResult, box_dimension, estimate_dimension
@@ -33,6 +35,19 @@ from fractalkern.spectral_norms import (
 )
 from fractalkern.surfaces import SurfaceDimension, differential_box_dimension
 
+if TYPE_CHECKING:
+    from fractalkern import ensemble, init, regularizers, scaling, synthetic
+else:
+
+    def __getattr__(name: str) -> object:
+        """A submodule for users, imported when first used: `ensemble` alone takes 0.1 s."""
+        from importlib import import_module
+
+        if name in ("ensemble", "init", "regularizers", "scaling", "synthetic"):
+            return import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __version__: str = build_info()["version"]
 
 __all__ = [
@@ -64,18 +79,23 @@ __all__ = [
     "correlation_dimension",
     "detrended_fluctuation",
     "differential_box_dimension",
+    "ensemble",
     "estimate_dimension",
     "fractal_dimension_of",
     "fractal_noise",
     "generalized_dimensions",
     "higuchi_dimension",
+    "init",
     "lacunarity",
     "power_iteration",
+    "regularizers",
+    "scaling",
     "set_instruction_set",
     "spectral_exponent_of",
     "spectral_norms",
     "spectral_radius",
     "spectrum_of",
+    "synthetic",
     "train_sweep",
     "use_backend",
 ]

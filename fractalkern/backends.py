@@ -35,7 +35,6 @@ def unavailable_reason(name: str) -> str | None:
     return _no_triton_reason() if name == "triton" else None
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _no_triton_reason() -> str | None:
     """Why there is no Triton, or None once its kernels are registered."""
     needed = ".".join(map(str, _OLDEST_TRITON))
@@ -48,6 +47,11 @@ def _no_triton_reason() -> str | None:
         return f"{wanted}, and found {version}"
     importlib.import_module("fractalkern.triton")
     return None
+
+
+# What torch.compiler.assume_constant_result does, which for it imports the whole compiler: two
+# seconds at every import of fractalkern.
+_no_triton_reason._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _check(name: str) -> str:

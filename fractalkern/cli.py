@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _usage(arguments: list[str]) -> int:
-    lines = ["usage: fractalkern VERB [options]    (VERB --help lists them)", ""]
+    lines = ["usage: fractalkern VERB [options] | --version    (VERB --help lists the options)", ""]
     lines += [f"  {name:<14}{verb.summary}" for name, verb in VERBS.items()]
     text = "\n".join(lines)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -66,15 +66,15 @@ def _command(name: str) -> Callable[[list[str]], int]:
 VERBS = {
     name: Verb(summary, _command(name))
     for name, summary in {
-        "genesis": "whether fractal weights help a small GPT-2: arms, nulls, verdict",
         "trainability": "which learning rates train a network: picture and dimension",
         "zoom": "the boundary of trainability followed inwards, its dimension at each level",
         "animate": "the movie of a zoom, as GIF or mp4",
         "table": "the published conditions: their dimensions and ours",
+        "criticality": "whether holding singular values at a target helps: intervals, verdict",
+        "genesis": "whether fractal weights help a small GPT-2: arms, nulls, verdict",
         "dim": "the dimension of a boundary in a picture or an array, with interval and null",
         "noise": "a field with power ~ |k|^-beta, as numbers or as a picture",
         "sigma": "top singular values of a checkpoint's weights",
-        "criticality": "does holding singular values at a target help: arms, intervals, verdict",
         "doctor": "what was built, what was found, what is missing",
     }.items()
 }

@@ -125,6 +125,7 @@ def genesis_(
         The model.
 
     Raises:
+        InputTypeError: no module.
         InputError: a wrong value, or a parameter of more than 5 axes.
 
     Source: GenesisBrain, genesis_brain_trainer3.py, 2025.
@@ -137,6 +138,8 @@ def genesis_(
     True
     """
     op = "genesis_"
+    if not isinstance(model, nn.Module):
+        raise InputTypeError(f"{op}: model must be a module, got {type(model).__name__}")
     require_choice(op, "protocol", protocol, ("fixed", "published"))
     key = seed_of(op, seed, generator)
     for index, (name, parameter) in enumerate(model.named_parameters()):
@@ -167,14 +170,21 @@ def shuffled_(
     Returns:
         The tensor.
 
+    Raises:
+        InputTypeError: no tensor.
+        InputError: a wrong seed.
+
     >>> import torch
     >>> from fractalkern.init import shuffled_
     >>> sorted(shuffled_(torch.arange(5), seed=1).tolist())
     [0, 1, 2, 3, 4]
     """
+    op = "shuffled_"
+    if not isinstance(tensor, Tensor):
+        raise InputTypeError(f"{op}: tensor must be a tensor, got {type(tensor).__name__}")
     if tensor.is_meta:
         return tensor
-    key = seed_of("shuffled_", seed, generator)
+    key = seed_of(op, seed, generator)
     order = random.uniform((tensor.numel(),), seed=key, stream=_PERMUTATION_STREAM).argsort()
     values = tensor.reshape(-1)[order.to(tensor.device)]
     return tensor.copy_(values.reshape(tensor.shape))

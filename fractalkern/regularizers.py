@@ -255,7 +255,10 @@ class SpectralTarget(nn.Module):
         return list(self._getters)
 
     def _per_model(self, name: str, value: Any) -> Tensor:
-        tensor = torch.as_tensor(value, dtype=torch.float64)
+        try:
+            tensor = torch.as_tensor(value, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            raise InputTypeError(f"{OP}: {name} must be numbers, got {value!r}") from None
         allowed = [()] if self.models is None else [(), (self.models,)]
         if tuple(tensor.shape) not in allowed:
             expected = "a number" if self.models is None else f"a number or [R] = [{self.models}]"

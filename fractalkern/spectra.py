@@ -1,6 +1,7 @@
 """Spectra of fields: the slope of a measured one, and the dimension that goes with a slope."""
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,8 @@ def spectrum_of(field: Any) -> SpectrumFit:
         raise InputError("spectrum_of: field must be finite and not empty")
     values = values.detach().double()
     power = torch.fft.rfftn(values - values.mean()).abs().square() / values.numel()
+    if not power.isfinite().all():
+        raise InputError("spectrum_of: field must have squares that fit float64, got larger ones")
     radius, weight = _radius_and_weight(values)
     chosen = radius > 0
     x, power, weight = radius[chosen].log(), power[chosen], weight[chosen]
@@ -163,6 +166,7 @@ def fractal_dimension_of(beta: float, ndim: int) -> float:
         ndim: number of axes of the field, at least 1.
 
     Raises:
+        InputTypeError: not a number.
         InputError: outside that range.
 
     Source: R. F. Voss, Random fractal forgeries, in Fundamental Algorithms for Computer Graphics,
@@ -173,6 +177,7 @@ def fractal_dimension_of(beta: float, ndim: int) -> float:
     (1.5, 2.5)
     """
     _check_ndim("fractal_dimension_of", ndim)
+    beta = _number("fractal_dimension_of", "beta", beta)
     if not ndim <= beta <= ndim + 2:
         raise InputError(
             f"fractal_dimension_of: beta must be from {ndim} to {ndim + 2} for ndim = {ndim}, "
@@ -189,6 +194,7 @@ def spectral_exponent_of(dimension: float, ndim: int) -> float:
         ndim: number of axes of the field, at least 1.
 
     Raises:
+        InputTypeError: not a number.
         InputError: outside that range.
 
     >>> from fractalkern import spectral_exponent_of
@@ -196,14 +202,22 @@ def spectral_exponent_of(dimension: float, ndim: int) -> float:
     3.0
     """
     _check_ndim("spectral_exponent_of", ndim)
+    dimension = _number("spectral_exponent_of", "dimension", dimension)
     if not ndim <= dimension <= ndim + 1:
         raise InputError(
             f"spectral_exponent_of: dimension must be from {ndim} to {ndim + 1} for ndim = {ndim}, "
             f"got {dimension}"
         )
-    return float(3 * ndim + 2 - 2 * dimension)
+    return 3 * ndim + 2 - 2 * dimension
 
 
 def _check_ndim(op: str, ndim: int) -> None:
     if not isinstance(ndim, int) or isinstance(ndim, bool) or ndim < 1:
         raise InputError(f"{op}: ndim must be an integer of at least 1, got {ndim!r}")
+
+
+def _number(op: str, name: str, value: Any) -> float:
+    with suppress(TypeError, ValueError, RuntimeError):  # of what float() does not take
+        if not isinstance(value, str):
+            return float(value)
+    raise InputTypeError(f"{op}: {name} must be a number, got {value!r}")

@@ -141,6 +141,8 @@ def spectral_norms(
         if operator is None:
             sigma, lower, upper, status = next(columns)
         else:
+            if not weight.isfinite().all():
+                raise InputError(f"spectral_norms: model must be finite, but {name!r} is not")
             sigma = lower = upper = _operator_norm(weight, operator, grid)
             status = f"grid {grid}"
         rows.append(SpectralNormRow(name, kind, tuple(weight.shape), sigma, lower, upper, status))
@@ -157,7 +159,7 @@ def spectral_radius(matrix: Any) -> Tensor:
         [...], differentiable where the largest eigenvalue is simple.
 
     Raises:
-        InputTypeError, InputError: not floating point, not square, or of size 0.
+        InputTypeError, InputError: not floating point, not square, of size 0, or not finite.
 
     >>> import torch
     >>> from fractalkern import spectral_radius
@@ -171,6 +173,8 @@ def spectral_radius(matrix: Any) -> Tensor:
         raise InputError(
             f"spectral_radius: matrix must be [..., n, n] with n >= 1, got {list(square.shape)}"
         )
+    if not square.isfinite().all():  # LAPACK would crash the process
+        raise InputError("spectral_radius: matrix must be finite")
     if square.dtype in (torch.float16, torch.bfloat16):
         square = square.float()
     radius: Tensor = torch.linalg.eigvals(square).abs().amax(-1)
@@ -184,6 +188,11 @@ def _pieces(model: nn.Module | dict[str, Tensor], conv: str) -> Iterator[Piece]:
     """Name, kind, matrix (or whole kernel) and, for an operator, the layer."""
     if isinstance(model, dict):
         for name, tensor in model.items():
+            if not isinstance(tensor, Tensor):
+                raise InputTypeError(
+                    f"spectral_norms: model must hold tensors, got {type(tensor).__name__} for "
+                    f"{name!r}"
+                )
             if tensor.ndim >= 2 and tensor.dtype in FLOAT_DTYPES:
                 yield name, "matrix", tensor.flatten(1), None
         return

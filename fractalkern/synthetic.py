@@ -2,7 +2,11 @@
 
 Each function returns fields `[count, side, side]`, float32, whose sign changes at the boundary and
 whose negative side is the inside. The truth is the dimension of the limit set: the field is sampled
-at points, as a grid of training runs samples its plane.
+at points, as a grid of training runs samples its plane. They are drawn on the CPU by `generator`
+alone: the same state of it gives the same fields.
+
+A count or side below 1, or a number out of the range that a function states, is an `InputError`; an
+argument of a wrong type an `InputTypeError`.
 """
 
 import math
@@ -10,6 +14,9 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from fractalkern.errors import InputError, InputTypeError
+from fractalkern.ops._inputs import as_tensor, require_whole
 
 __all__ = [
     "brownian_level_sets",
@@ -26,7 +33,14 @@ _QUANTILES = (0.2, 0.8)
 
 
 def straight_lines(count: int, side: int, generator: torch.Generator) -> Tensor:
-    """Signed distances from lines, D = 1: any angle, through a point of the middle quarter."""
+    """Signed distances from lines, D = 1: any angle, through a point of the middle quarter.
+
+    >>> import torch
+    >>> from fractalkern.synthetic import straight_lines
+    >>> straight_lines(3, 64, torch.Generator().manual_seed(0)).shape
+    torch.Size([3, 64, 64])
+    """
+    _check("straight_lines", count, side, generator)
     x, y = _cells(side)
     angle = 2 * math.pi * torch.rand(count, 1, 1, generator=generator)
     centre = _centres(count, side, generator)
@@ -34,7 +48,15 @@ def straight_lines(count: int, side: int, generator: torch.Generator) -> Tensor:
 
 
 def circles(count: int, side: int, generator: torch.Generator) -> Tensor:
-    """Signed distances from circles, D = 1: radius N/8 to 3N/8, centre in the middle quarter."""
+    """Signed distances from circles, D = 1: radius N/8 to 3N/8, centre in the middle quarter.
+
+    >>> import torch
+    >>> from fractalkern.synthetic import circles
+    >>> inside = circles(1, 64, torch.Generator().manual_seed(0)) < 0
+    >>> bool(inside.any()), bool(inside.all())
+    (True, False)
+    """
+    _check("circles", count, side, generator)
     x, y = _cells(side)
     centre = _centres(count, side, generator)
     radius = side * (0.125 + 0.25 * torch.rand(count, 1, 1, generator=generator))
@@ -60,7 +82,19 @@ def smooth_contours(
         inside: share of the cells that are negative; by default uniform between 0.2 and 0.8.
         distances: the result is the field over its gradient, which near the boundary is the
             distance from it; else the field itself, of the same signs and in half the time.
+
+    >>> import torch
+    >>> from fractalkern.synthetic import smooth_contours
+    >>> field = smooth_contours(1, 64, torch.Generator().manual_seed(0), inside=0.25)
+    >>> round(float((field < 0).float().mean()), 2)
+    0.25
     """
+    op = "smooth_contours"
+    _check(op, count, side, generator)
+    if length is not None:
+        _check_positive(op, "length", length)
+    if inside is not None and not (isinstance(inside, int | float) and 0 <= inside <= 1):
+        raise InputError(f"{op}: inside must be a number from 0 to 1, got {inside!r}")
     fields = []
     for _ in range(count):
         share = 0.1 + 0.15 * float(torch.rand((), generator=generator))
@@ -75,11 +109,20 @@ def smooth_contours(
 def brownian_level_sets(
     count: int, side: int, dimension: float, generator: torch.Generator
 ) -> Tensor:
-    """Level sets of Gaussian fields with the spectrum |k|^-(2H+2), H = 2 - dimension.
+    """Level sets of Gaussian fields with the spectrum |k|^-(2H+2), H = 2 - dimension in (0, 1].
 
     A quarter of a periodic field of side 2N, sampled at points: the power beyond the Nyquist
     frequency is folded back, so that neighbours differ as those of a fractal field do.
+
+    >>> import torch
+    >>> from fractalkern.synthetic import brownian_level_sets
+    >>> brownian_level_sets(2, 64, 1.5, torch.Generator().manual_seed(0)).shape
+    torch.Size([2, 64, 64])
     """
+    op = "brownian_level_sets"
+    _check(op, count, side, generator)
+    if not (isinstance(dimension, int | float) and 1 <= dimension < 2):
+        raise InputError(f"{op}: dimension must be from 1 to below 2, got {dimension!r}")
     amplitude = _sampled_amplitude(2 * side, 2 - dimension)
     spectrum = torch.randn(count, *amplitude.shape, 2, generator=generator)
     # The inverse transform keeps the Hermitian half of these columns, of half the variance.
@@ -95,7 +138,15 @@ def koch_snowflakes(count: int, side: int, generator: torch.Generator) -> Tensor
     """Snowflakes of random size, angle and place, D = log 4 / log 3; -1 inside, 1 outside.
 
     Segments are divided until they are below a quarter of a cell.
+
+    Source: H. von Koch, Arkiv för Matematik, Astronomi och Fysik 1 (1904) 681.
+
+    >>> import torch
+    >>> from fractalkern.synthetic import koch_snowflakes
+    >>> koch_snowflakes(1, 64, torch.Generator().manual_seed(0)).unique().tolist()
+    [-1.0, 1.0]
     """
+    _check("koch_snowflakes", count, side, generator)
     masks = []
     for _ in range(count):
         across, up, scale = _placed(side, 0.45, 0.75, generator)
@@ -115,7 +166,15 @@ def sierpinski_gaskets(count: int, side: int, generator: torch.Generator) -> Ten
     """Gaskets of random size, angle and place, D = log 3 / log 2; -1 in a triangle of the set.
 
     Triangles are divided until their sides are below two cells.
+
+    Source: W. Sierpinski, Comptes rendus 160 (1915) 302.
+
+    >>> import torch
+    >>> from fractalkern.synthetic import sierpinski_gaskets
+    >>> sierpinski_gaskets(1, 64, torch.Generator().manual_seed(0)).unique().tolist()
+    [-1.0, 1.0]
     """
+    _check("sierpinski_gaskets", count, side, generator)
     masks = []
     for _ in range(count):
         across, up, scale = _placed(side, 0.6, 1.0, generator)
@@ -134,13 +193,45 @@ def with_noise(distance: Tensor, width: float, generator: torch.Generator) -> Te
     """Signs of `distance` (in cells), each flipped with probability Phi(-|distance| / width).
 
     Cells beyond 5.5 widths, where that is below the 2^-24 between uniform numbers, are not flipped.
+
+    Args:
+        distance: any shape, floating point.
+        width: in cells, positive.
+        generator: draws the flips.
+
+    >>> import torch
+    >>> from fractalkern.synthetic import with_noise
+    >>> with_noise(torch.tensor([-9.0, 9.0]), 1.0, torch.Generator().manual_seed(0)).tolist()
+    [-1.0, 1.0]
     """
+    op = "with_noise"
+    distance = as_tensor(op, "distance", distance)
+    if not distance.is_floating_point():
+        raise InputTypeError(f"{op}: distance must be floating point, got {distance.dtype}")
+    _check_positive(op, "width", width)
+    _check_generator(op, generator)
     signs = distance.sign()
     near = (distance.abs() < 5.5 * width).flatten().nonzero()[:, 0]
     chance = torch.special.ndtr(distance.flatten()[near].abs() / -width)
     flipped = near[torch.rand(chance.shape, generator=generator) < chance]
     signs.view(-1)[flipped] *= -1
     return signs
+
+
+def _check(op: str, count: int, side: int, generator: torch.Generator) -> None:
+    require_whole(op, "count", count, 1)
+    require_whole(op, "side", side, 1)
+    _check_generator(op, generator)
+
+
+def _check_generator(op: str, generator: torch.Generator) -> None:
+    if not isinstance(generator, torch.Generator):
+        raise InputTypeError(f"{op}: generator must be a torch.Generator, got {generator!r}")
+
+
+def _check_positive(op: str, name: str, value: float) -> None:
+    if not (isinstance(value, int | float) and 0 < value < math.inf):
+        raise InputError(f"{op}: {name} must be a positive, finite number, got {value!r}")
 
 
 def _cells(side: int) -> tuple[Tensor, Tensor]:

@@ -82,6 +82,26 @@ def test_import_prints_nothing():
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+def test_import_leaves_the_compiler_out():
+    """It costs two seconds, at every command too."""
+    code = "import sys, torch; before = set(sys.modules); import fractalkern; "
+    code += "print(*(set(sys.modules) - before))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert "fractalkern" in loaded.stdout.split()
+    assert "torch._dynamo" not in loaded.stdout.split()
+
+
+def test_submodules_are_there_without_an_import_of_their_own():
+    code = "import fractalkern as fk; fk.init.genesis_, fk.regularizers.SpectralTarget; "
+    code += "fk.ensemble.Ensemble, fk.scaling, fk.synthetic.circles; fk.train_swep"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert "module 'fractalkern' has no attribute 'train_swep'" in result.stderr
+
+
 @pytest.fixture(scope="module")
 def setup_script() -> ModuleType:
     spec = importlib.util.spec_from_file_location("fractalkern_setup", ROOT / "setup.py")

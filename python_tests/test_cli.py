@@ -69,7 +69,7 @@ def test_changed_settings_are_refused_with_the_difference(capsys, tmp_path, monk
 def test_unknown_verb_is_one_sentence(capsys):
     line = refused(capsys, ["trian"])
     assert f"verb must be one of {', '.join(VERBS)}, got 'trian'" in line
-    assert "trainability, zoom, animate, table, dim, noise" in line
+    assert "trainability, zoom, animate, table, criticality, genesis" in line
 
 
 def test_absent_backend_is_one_sentence(capsys, monkeypatch):
@@ -118,13 +118,15 @@ def test_usage_error_on_a_terminal_is_as_plain(tmp_path):
     )
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["trainability", "--help"]])
+@pytest.mark.parametrize("arguments", [[], ["--help"], *([verb, "--help"] for verb in VERBS)])
 def test_help(capsys, arguments):
     try:
         assert main(arguments) == 0
     except SystemExit as exit_:
         assert exit_.code == 0
-    assert "usage: fractalkern" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "usage: fractalkern" in text
+    assert "noqa" not in text  # tyro takes a comment for help where there is no docstring
 
 
 def test_version(capsys):

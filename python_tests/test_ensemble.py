@@ -8,12 +8,13 @@ from torch import nn
 from fractalkern.ensemble import (
     SGD,
     Adam,
+    Context,
     Data,
     Ensemble,
     Schedule,
     SpectralPenalty,
 )
-from fractalkern.errors import InputError
+from fractalkern.errors import BackendError, InputError, InputTypeError
 from fractalkern.regularizers import SpectralTarget
 
 RUNS = 8
@@ -424,7 +425,15 @@ def test_a_forward_that_fails_alone_says_so_itself():
         ({"runs": None}, "runs or seeds must be given"),
         ({"seeds": [1, 2]}, "seeds must be one for each of the 8 runs, got 2"),
         ({"seeds": [-1] * 8}, r"seeds must be from 0 to 2\^64 - 1"),
-        ({"width": 0}, "width must be at least 1, got 0"),
+        ({"runs": 2.5}, "runs must be an integer of at least 1, got 2.5"),
+        ({"runs": 0}, "runs must be an integer of at least 1, got 0"),
+        ({"seeds": ["a"] * 8}, r"seeds must be integers, got \['a'"),
+        ({"width": 0}, "width must be an integer of at least 1, got 0"),
+        ({"chunk": "4"}, "chunk must be an integer of at least 1, got '4'"),
+        ({"schedule": 5}, "schedule must be a Schedule, got 5"),
+        ({"penalty": 5}, "penalty must be a function, got 5"),
+        ({"clip_norm": "a"}, "clip_norm must be numbers, got 'a'"),
+        ({"device": "gpu"}, "device must be a device that torch knows"),
         ({"clip_norm": [1.0, -1.0]}, "clip_norm must be above 0"),
         ({"clip_norm": [1.0, 1.0]}, r"clip_norm must be a number or one for each of the 8 runs"),
         ({"kernel": "dense"}, "kernel must be 'vmap' but for a Sequential of Linear and ReLU"),
@@ -434,6 +443,55 @@ def test_a_forward_that_fails_alone_says_so_itself():
 def test_bad_settings(options, message):
     with pytest.raises(InputError, match=f"Ensemble: {message}"):
         ensemble(**options)
+
+
+@pytest.mark.parametrize(
+    ("build", "loss", "optimizer", "message"),
+    [
+        (None, squared, SGD(), "build must be a module or make one, got NoneType"),
+        (nn.Linear(3, 1), None, SGD(), "loss must be a function, got NoneType"),
+        (nn.Linear(3, 1), squared, None, "optimizer must be one of .* got NoneType"),
+        (nn.Linear(3, 1), squared, [SGD()], "optimizer must be one of .* got SGD"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_named(build, loss, optimizer, message):
+    with pytest.raises(InputTypeError, match=f"Ensemble: {message}"):
+        Ensemble(build, loss, optimizer, runs=2)
+
+
+def test_an_absent_device_is_one_sentence():
+    with pytest.raises(BackendError, match="Ensemble: device must be "):
+        Ensemble(nn.Linear(3, 1), squared, SGD(), runs=2, device="cuda:99")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((torch.ones(4, 3), 1), "data must be Data, got Tensor"),
+        ((Data(torch.ones(4, 3), torch.ones(4)), 1.5), "steps must be an integer of at least 1"),
+        ((Data(torch.ones(4, 3), torch.ones(4)), 0), "steps must be an integer of at least 1"),
+    ],
+)
+def test_bad_fits(arguments, message):
+    with pytest.raises(InputError, match=f"Ensemble: {message}"):
+        Ensemble(nn.Linear(3, 1), squared, SGD(), runs=2).fit(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "newton"}, "method must be one of lanczos, power, got 'newton'"),
+        ({"iters": 1}, "iters must be an integer of at least 2, got 1"),
+        (
+            {"schedule": lambda step: [1, 2, 3]},
+            "schedule must be a number or one for each of the 2",
+        ),
+    ],
+)
+def test_bad_penalties(options, message):
+    with pytest.raises(InputError, match=f"SpectralPenalty: {message}"):
+        penalty = SpectralPenalty(2, **options)
+        penalty({"weight": torch.ones(2, 3, 3)}, Context(torch.arange(2), 0, {}))
 
 
 def test_runs_must_have_one_shape():
@@ -450,6 +508,8 @@ def test_runs_must_have_one_shape():
     [
         (lambda: Data(torch.ones(3), torch.ones(4)), "must have the same first axis"),
         (lambda: Data(torch.ones(0, 3)), "at least one example, got none"),
+        (lambda: Data([object()]), "tensors must be a tensor or an array, got list"),
+        (lambda: Data(torch.ones(3), batch_size=1.5), "batch_size must be an integer"),
         (lambda: Data(torch.ones(3), batch_size=4), "batch_size must be from 1 to the 3 examples"),
         (lambda: Data(torch.ones(2, 3), of_run=[0, 2]), "numbers from 0 to 1"),
     ],

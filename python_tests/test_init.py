@@ -177,3 +177,10 @@ def test_bad_input_is_one_sentence(case):
     with pytest.raises(fk.InputError, match=message) as caught:
         fractal_normal_(tensor, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_model_or_tensor_is_named():
+    with pytest.raises(fk.InputTypeError, match="genesis_: model must be a module, got Tensor"):
+        genesis_(torch.ones(4, 4))
+    with pytest.raises(fk.InputTypeError, match="shuffled_: tensor must be a tensor, got list"):
+        shuffled_([1.0])

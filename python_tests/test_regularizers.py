@@ -149,6 +149,7 @@ def test_opcheck_and_gradcheck():
         (lambda: SpectralTarget(mlp(), [1.0]), InputError, "one entry a weight, 3, got 1"),
         (lambda: SpectralTarget(mlp(), {"x": 1.0}), InputError, "exactly the weights"),
         (lambda: SpectralTarget(mlp(), float("nan")), InputError, "target must be finite"),
+        (lambda: SpectralTarget(mlp(), "a"), InputTypeError, "target must be numbers, got 'a'"),
         (
             lambda: SpectralTarget(mlp(), weight=torch.ones(2)),
             InputError,

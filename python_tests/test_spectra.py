@@ -68,6 +68,7 @@ def test_half_precision_strides_and_numpy():
         (torch.ones(8, 8), "must vary, got a constant"),
         (torch.ones(8, 8, dtype=torch.int64), "must be floating point, got torch.int64"),
         (torch.tensor([1.0, math.nan, 2.0]), "must be finite"),
+        (1e200 * torch.arange(9.0).double(), "must have squares that fit float64"),
         (torch.ones(0), "must be finite and not empty"),
         (torch.ones(1, 2, 1, 2, 1, 2), "must have 1 to 5 axes, got 6"),
         (torch.arange(2.0), "at least 3 modes"),
@@ -96,3 +97,7 @@ def test_relations_refuse_what_they_do_not_cover():
         fk.spectral_exponent_of(math.nan, 1)
     with pytest.raises(fk.InputError, match="ndim must be an integer of at least 1, got 0"):
         fk.fractal_dimension_of(1, 0)
+    with pytest.raises(fk.InputTypeError, match="beta must be a number, got '2'"):
+        fk.fractal_dimension_of("2", 1)
+    with pytest.raises(fk.InputTypeError, match="dimension must be a number, got None"):
+        fk.spectral_exponent_of(None, 1)

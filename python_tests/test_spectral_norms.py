@@ -111,11 +111,22 @@ def test_spectral_radius():
     torch.testing.assert_close(symmetric.grad, torch.diag(torch.tensor([0.0, -1.0]).double()))
 
 
+def _not_finite():
+    layer = nn.Conv2d(1, 1, 3)
+    nn.init.constant_(layer.weight, math.inf)
+    return layer
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: fk.spectral_radius(torch.ones(2, 3)), r"matrix must be \[..., n, n\]"),
         (lambda: fk.spectral_radius(torch.ones(2, 2).long()), "matrix must be floating point"),
+        # Once LAPACK took the whole process with it.
+        (lambda: fk.spectral_radius(torch.full((3, 3), torch.nan)), "matrix must be finite"),
+        (lambda: fk.spectral_radius(torch.eye(3) / 0), "matrix must be finite"),
+        (lambda: fk.spectral_norms({"a": [1.0]}), "model must hold tensors, got list for 'a'"),
+        (lambda: fk.spectral_norms(_not_finite(), conv="operator"), "finite, but 'weight' is not"),
         (lambda: fk.spectral_norms(nn.ReLU()), "model must have a weight"),
         (lambda: fk.spectral_norms(nn.Linear(2, 2), conv="fft"), "conv must be one of"),
         (lambda: fk.spectral_norms(nn.Linear(2, 2), grid=1), "grid must be an integer"),

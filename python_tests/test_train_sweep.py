@@ -421,6 +421,7 @@ BAD: dict[str, tuple[Callable[[list[Tensor]], None], dict[str, Any], str]] = {
     "first loss too big": (replaced(1, torch.full((12, 1), 1e4, dtype=F64)), {}, "first loss"),
     "first loss infinite": (replaced(3, torch.full((3, 1), 1e300, dtype=F64)), {}, "first loss"),
     "zero steps": (lambda _: None, {"steps": 0}, "steps must be"),
+    "too many steps": (lambda _: None, {"steps": 2**63}, "steps must be an integer .* below 2.63"),
     "half a step": (lambda _: None, {"steps": 2.5}, "steps must be an integer .* got 2.5"),
     "steps true": (lambda _: None, {"steps": True}, "steps must be an integer .* got True"),
     "a float tensor of steps": (
@@ -428,7 +429,6 @@ BAD: dict[str, tuple[Callable[[list[Tensor]], None], dict[str, Any], str]] = {
         {"steps": torch.tensor(2.0)},
         r"steps must be an integer .* got tensor\(2.\)",
     ),
-    "steps beyond int64": (lambda _: None, {"steps": 2**63}, "steps must be .* 2\\^63 - 1, got 92"),
     "history no": (lambda _: None, {"history": "no"}, "history must be True or False, got 'no'"),
     "drift 1": (
         lambda _: None,

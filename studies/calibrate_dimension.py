@@ -42,7 +42,9 @@ Bank = dict[str, tuple[BoundaryStatistics, Tensor]]
 
 def main() -> None:
     """Simulates, fits, writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--bank", type=Path, help="folder that keeps the simulated statistics")
     arguments = parser.parse_args()
     table = {}

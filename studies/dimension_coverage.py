@@ -2,6 +2,7 @@
 
     python studies/dimension_coverage.py                 several hours on two cores
     python studies/dimension_coverage.py --count 100     a cut of it
+    python studies/dimension_coverage.py --power 1000 1000 100     the committed tables
 
 Draws boundaries of known dimension, none of them used in the calibration, and writes
 `results/dimension_coverage.json` and `.md` beside this file. Boundary i of a class has a seed of
@@ -60,7 +61,7 @@ CLASSES: dict[str, tuple[Draw, float]] = {
     "Koch": (synthetic.koch_snowflakes, math.log(4, 3)),
     "Sierpinski": (synthetic.sierpinski_gaskets, math.log2(3)),
 }
-# Boundaries, the null they are held against, and its width; the last three are for power.
+# Boundaries, the null they are held against, and its width.
 VERDICTS: tuple[tuple[str, Draw, NullName, float], ...] = (
     ("line", synthetic.straight_lines, "smooth", 0.5),
     ("circle", synthetic.circles, "smooth", 0.5),
@@ -77,6 +78,7 @@ VERDICTS: tuple[tuple[str, Draw, NullName, float], ...] = (
     ("fBm 1.3", _brownian(1.3), "smooth", 0.5),
     *(("fBm 1.3", _brownian(1.3), "smooth+noise", width) for width in (0.5, 1.0, 2.0)),
 )
+_FRACTAL = ("fBm 1.3",)  # of them a verdict "fractal" is right: their rows tell the power
 
 
 @dataclass(frozen=True)
@@ -191,8 +193,7 @@ def table(covered: list[Coverage], judged: list[Verdicts], draws: int) -> str:
     lines = [
         "# How often the intervals cover, and how often the verdicts are wrong",
         "",
-        "Made by `python studies/dimension_coverage.py`, whose --verdicts sets how many boundaries",
-        "are judged at each side; seeds and rules stand there. In brackets",
+        "Made by `python studies/dimension_coverage.py`, where seeds and rules stand. In brackets",
         "the 95 % interval of the study's own binomial error.",
         "",
         "## Intervals of 95 %",
@@ -230,16 +231,22 @@ def table(covered: list[Coverage], judged: list[Verdicts], draws: int) -> str:
 
 def main() -> None:
     """Runs the study and writes its tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=1000, help="boundaries a class and side")
     parser.add_argument(
         "--verdicts", type=int, nargs="+", help="boundaries a row of verdicts, one number a side"
+    )
+    parser.add_argument(
+        "--power", type=int, nargs="+", help="the same for fractal boundaries (default: as many)"
     )
     parser.add_argument("--draws", type=int, default=99, help="draws of a null for each boundary")
     parser.add_argument("--sides", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    each = arguments.verdicts or [arguments.count] * len(arguments.sides)
+    smooth_counts = arguments.verdicts or [arguments.count] * len(arguments.sides)
+    fractal_counts = arguments.power or smooth_counts
     arguments.out.mkdir(exist_ok=True)
     kept = arguments.out / "dimension_verdicts.jsonl"
     covered, judged = [], []
@@ -248,8 +255,11 @@ def main() -> None:
             for name in CLASSES:
                 covered.append(coverage(pool, name, side, arguments.count))
                 print(covered[-1], flush=True)
-        for side, count in zip(arguments.sides, each, strict=True):
-            for row in range(len(VERDICTS)):
+        for side, smooth, fractal in zip(
+            arguments.sides, smooth_counts, fractal_counts, strict=True
+        ):
+            for row, (name, *_) in enumerate(VERDICTS):
+                count = fractal if name in _FRACTAL else smooth
                 judged.append(verdicts(pool, row, side, count, arguments.draws, kept))
                 print(judged[-1], flush=True)
     numbers = {

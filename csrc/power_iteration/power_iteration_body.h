@@ -20,6 +20,13 @@ FRACTALKERN_TARGET_INLINE Lanes<C> load(const S* from) {
   std::memcpy(&stored, from, sizeof(stored));
   if constexpr (std::is_same_v<S, C>) {
     return stored;
+#if FRACTALKERN_ISA_LEVEL >= 4
+  } else if constexpr (std::is_same_v<S, float>) {  // gcc 12 would convert and join two halves
+    return __builtin_ia32_cvtps2pd512_mask(stored, Lanes<double>{}, -1, 4);
+#elif FRACTALKERN_ISA_LEVEL >= 3
+  } else if constexpr (std::is_same_v<S, float>) {
+    return __builtin_ia32_cvtps2pd256(stored);
+#endif
   } else {
     return __builtin_convertvector(stored, Lanes<C>);
   }
@@ -181,17 +188,17 @@ FRACTALKERN_TARGET_INLINE void add_multiple(V (&z)[K], V factor, const V (&w)[K]
 }
 
 // The same for K vectors of columns, whose z stays in registers, and so do the rows between their
-// two uses.
+// two uses. Squares are summed in four parts, which do not wait for each other.
 template <int R, int K, Sums kSums, class S, class C, std::size_t... kRow>
 FRACTALKERN_TARGET_INLINE void narrow_block(const SweepArgs<S, C>& a, int64_t row,
                                             const Lanes<C> (&v)[K], Lanes<C> (&z)[K],
-                                            Lanes<C>& squares, std::index_sequence<kRow...>) {
+                                            Lanes<C> (&squares)[4], std::index_sequence<kRow...>) {
   Lanes<C> w[R][K], dot[R] = {};
   for (int r = 0; r < R; ++r)
     for (int k = 0; k < K; ++k) {
       w[r][k] = load<C>(a.w + (row + r) * a.row_stride + k * kLanes<C>);
       dot[r] += w[r][k] * v[k];
-      if constexpr (kSums != Sums::kNone) squares += w[r][k] * w[r][k];
+      if constexpr (kSums != Sums::kNone) squares[(r + k) % 4] += w[r][k] * w[r][k];
     }
   const Lanes<C> y = spread_sums<R, C>(dot);
   store_sums<R, C>(a.y + row, y, std::make_index_sequence<R>());
@@ -201,7 +208,7 @@ FRACTALKERN_TARGET_INLINE void narrow_block(const SweepArgs<S, C>& a, int64_t ro
 
 template <int R, int K, Sums kSums, class S, class C>
 FRACTALKERN_TARGET_INLINE void sweep_narrow(const SweepArgs<S, C>& a) {
-  Lanes<C> v[K], z[K] = {}, squares = {};
+  Lanes<C> v[K], z[K] = {}, squares[4] = {};
   for (int k = 0; k < K; ++k) v[k] = load<C>(a.v + k * kLanes<C>);
   int64_t row = 0;
   for (; row + R <= a.rows; row += R)
@@ -209,7 +216,8 @@ FRACTALKERN_TARGET_INLINE void sweep_narrow(const SweepArgs<S, C>& a) {
   for (; row < a.rows; ++row)
     narrow_block<1, K, kSums>(a, row, v, z, squares, std::make_index_sequence<1>());
   for (int k = 0; k < K; ++k) store<C>(a.z + k * kLanes<C>, z[k]);
-  if constexpr (kSums != Sums::kNone) a.norms->squares += lane_sum<C>(squares);
+  if constexpr (kSums != Sums::kNone)
+    a.norms->squares += lane_sum<C>((squares[0] + squares[1]) + (squares[2] + squares[3]));
 }
 
 // y = W v for rows [row, row + R) of K vectors of columns.

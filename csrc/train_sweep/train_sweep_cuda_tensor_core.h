@@ -188,8 +188,8 @@ class TensorCoreEngine {
     }
   }
 
-  // hidden[4 m + s] = phi of hidden unit 8 m + g_ in row slot(s); the prediction - y of the row
-  // that own_row() names, 0 beyond the last.
+  // hidden[4 m + s] = phi of hidden unit 8 m + g_ in row slot(s); the prediction - y of row
+  // slot(g_ % kSlots), 0 beyond the last.
   template <bool kTanh, class Rows>
   __device__ __forceinline__ T forward(Rows rows, int first, int count,
                                        T (&hidden)[kGroups * kSlots]) const {

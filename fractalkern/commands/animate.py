@@ -1,6 +1,6 @@
 """`fractalkern animate`: the movie of a finished zoom."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +17,7 @@ class Options:
 
     zoom: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]]
     """Folder of the zoom."""
-    movie: tyro.conf.OmitArgPrefixes[Movie] = Movie()  # noqa: RUF009  # frozen
+    movie: tyro.conf.OmitArgPrefixes[Movie] = field(default_factory=Movie)
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("zoom.gif")
     """.gif, or .mp4 with the extra `video`."""
     path: int = 0

@@ -36,11 +36,11 @@ class DimOptions:
     array: str | None = None
     """Name of the array in a .safetensors file; may be left out where there is one only."""
     level: float = 0.95
-    """Of the interval."""
+    """Confidence level of the interval, from 0 to 1."""
     null: Literal["smooth", "smooth+noise", "marginal", "none"] = "smooth"
     """What the boundary is compared with."""
     noise_width: float = 0.5
-    """Of the null smooth+noise, in cells."""
+    """How far about the boundary the null smooth+noise flips cells, in cells."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE.png")] = Path("dim.png")
     """Picture of the boundary and of its counts."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json")] = None

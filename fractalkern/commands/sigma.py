@@ -27,7 +27,7 @@ class SigmaOptions:
     tol: float = 1e-5
     """Residual at which a matrix stops."""
     seed: int = 0
-    """Of the random starts."""
+    """Seed of the random starts."""
 
 
 def run(arguments: list[str]) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fractalkern.ensemble.randomness import ORDER_STREAM, key_words
 from fractalkern.errors import InputError
+from fractalkern.ops._inputs import as_tensor, require_whole
 from fractalkern.random import philox4x32
 
 
@@ -17,10 +18,15 @@ class Data:
     """Tensors, of which a step passes examples to the loss.
 
     Args:
-        tensors: `[N, ...]`, shared by all runs; with `of_run`, `[S, N, ...]`: S data sets.
+        tensors: tensors or NumPy arrays `[N, ...]`, shared by all runs; with `of_run`,
+            `[S, N, ...]`: S data sets.
         of_run: `[R]`, the data set of each run; "own" for data set r of run r.
         batch_size: examples a step; None for all N, in order. A run's epoch is a permutation of
             its own, by its seed, without the last N mod batch_size.
+
+    Raises:
+        InputError: tensors that do not go together, a data set that is not there, a wrong batch.
+        InputTypeError: what is no tensor, or no integer.
 
     >>> import torch
     >>> from fractalkern.ensemble import Data
@@ -28,8 +34,8 @@ class Data:
     3
     """
 
-    def __init__(self, *tensors: Tensor, of_run: Any = None, batch_size: int | None = None) -> None:
-        self.tensors = tensors
+    def __init__(self, *tensors: Any, of_run: Any = None, batch_size: int | None = None) -> None:
+        self.tensors = tensors = tuple(as_tensor("Data", "tensors", t) for t in tensors)
         self.axis = 0 if of_run is None else 1
         sizes = {tensor.shape[: self.axis + 1] for tensor in tensors}
         if len(sizes) != 1 or any(tensor.dim() <= self.axis for tensor in tensors):
@@ -45,15 +51,18 @@ class Data:
         else:
             sets = tensors[0].shape[0]
             of_run = range(sets) if isinstance(of_run, str) and of_run == "own" else of_run
-            self.of_run = torch.as_tensor(of_run, dtype=torch.int64)
+            self.of_run = as_tensor("Data", "of_run", of_run).to(torch.int64)
             if self.of_run.dim() != 1 or not ((self.of_run >= 0) & (self.of_run < sets)).all():
                 raise InputError(
                     f"Data: of_run must be a list of numbers from 0 to {sets - 1}, got {of_run!r}"
                 )
-        if batch_size is not None and not 1 <= batch_size <= self.examples:
-            raise InputError(
-                f"Data: batch_size must be from 1 to the {self.examples} examples, got {batch_size}"
-            )
+        if batch_size is not None:
+            require_whole("Data", "batch_size", batch_size, 1)
+            if batch_size > self.examples:
+                raise InputError(
+                    f"Data: batch_size must be from 1 to the {self.examples} examples, "
+                    f"got {batch_size}"
+                )
         self.batch_size = batch_size
         self._epoch = -1
         self._orders: dict[int, Tensor] = {}  # of this epoch, by seed

@@ -1,5 +1,6 @@
 """Train R copies of a model at once, each with its own seed, start, data and hyper-parameters."""
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from fractalkern.ensemble.schedules import Schedule
 from fractalkern.ensemble.training import Rules
 from fractalkern.ensemble.view import Metrics, View
 from fractalkern.errors import InputError, InputTypeError
-from fractalkern.ops._inputs import require_choice
+from fractalkern.ops._inputs import device_of, require_choice, require_whole
 
 OP = "Ensemble"
 
@@ -65,6 +66,12 @@ class Ensemble:
     in any company, chunking and number of threads. A run whose loss or gradient is not finite is
     frozen with the parameters it has.
 
+    Raises:
+        InputError: a wrong number; runs of unlike modules; a parameter without an optimiser;
+            "dense" where it does not fit.
+        InputTypeError: an argument of a wrong type.
+        BackendError: the device is not there.
+
     >>> import torch
     >>> from fractalkern.ensemble import SGD, Data, Ensemble
     >>> def loss(model, x, y):
@@ -93,31 +100,43 @@ class Ensemble:
     ) -> None:
         if runs is None and seeds is None:
             raise InputError(f"{OP}: runs or seeds must be given, got neither")
-        self.seeds = list(range(runs or 0)) if seeds is None else [int(seed) for seed in seeds]
-        self.runs = len(self.seeds) if runs is None else runs
-        if self.runs < 1 or len(self.seeds) != self.runs:
+        if seeds is not None:
+            self.seeds = _integers("seeds", seeds)
+            runs = max(1, len(self.seeds)) if runs is None else runs
+        self.runs = require_whole(OP, "runs", runs, 1)
+        if seeds is None:
+            self.seeds = list(range(self.runs))
+        if len(self.seeds) != self.runs:
             raise InputError(
                 f"{OP}: seeds must be one for each of the {self.runs} runs, got {len(self.seeds)}"
             )
         if not all(0 <= seed < 2**64 for seed in self.seeds):
             raise InputError(f"{OP}: seeds must be from 0 to 2^64 - 1, got {self.seeds}")
         for name, value in (("width", width), ("chunk", chunk)):
-            if value is not None and value < 1:
-                raise InputError(f"{OP}: {name} must be at least 1, got {value}")
+            if value is not None:
+                require_whole(OP, name, value, 1)
         if kernel is not None:
             require_choice(OP, "kernel", kernel, ("dense", "vmap"))
+        if not callable(build):
+            raise InputTypeError(
+                f"{OP}: build must be a module or make one, got {type(build).__name__}"
+            )
+        if not callable(loss):
+            raise InputTypeError(f"{OP}: loss must be a function, got {type(loss).__name__}")
         self._build = build
-        self.device = torch.device(device)
+        self.device = device_of(OP, device)
         self.width, self.chunk = width, chunk
         if schedule is not None:
+            if not isinstance(schedule, Schedule):
+                raise InputTypeError(f"{OP}: schedule must be a Schedule, got {schedule!r}")
             schedule.check(self.runs)
+        if penalty is not None and not callable(penalty):
+            raise InputTypeError(f"{OP}: penalty must be a function, got {penalty!r}")
         clip = None if clip_norm is None else _clip_norms(clip_norm, self.runs)
         self._template = self.module(0)
         shapes = trainable(self._template)
-        if isinstance(optimizer, Optimizer):
-            optimizer = [(lambda name, parameter: True, optimizer)]
         self._groups = []
-        for part, names in _divided(optimizer, shapes):
+        for part, names in _divided(_choices(optimizer), shapes):
             layout = layout_of({name: tuple(shapes[name].shape) for name in names})
             part.check(layout)
             self._groups.append((part, layout, part.hyper(self.runs)))
@@ -191,11 +210,11 @@ class Ensemble:
             InputError: the forward cannot be batched, and why; data that do not fit; a checkpoint
                 of other settings.
         """
-        chosen = list(range(self.runs)) if only is None else list(only)
+        chosen = list(range(self.runs)) if only is None else _integers("only", only)
         if not chosen or not all(0 <= run < self.runs for run in chosen):
             raise InputError(f"{OP}: only must be numbers from 0 to {self.runs - 1}, got {only!r}")
-        if every < 1 or steps < 1:
-            raise InputError(f"{OP}: steps and every must be at least 1, got {steps} and {every}")
+        require_whole(OP, "steps", steps, 1)
+        require_whole(OP, "every", every, 1)
         self._prepare(data)
         kept = None
         if checkpoint is not None:
@@ -298,6 +317,8 @@ class Ensemble:
             recorder.measure(rows, metrics(View(rows, self.rules, losses)))
 
     def _prepare(self, data: Data) -> None:
+        if not isinstance(data, Data):
+            raise InputTypeError(f"{OP}: data must be Data, got {type(data).__name__}")
         data.check(self.runs)
         data.to(self.device)
         dense = self._dense
@@ -374,6 +395,30 @@ def _require_same(first: nn.Module, module: nn.Module, run: int) -> None:
             )
 
 
+def _integers(name: str, values: Sequence[int]) -> list[int]:
+    try:
+        return [operator.index(value) for value in values]
+    except TypeError:
+        raise InputTypeError(f"{OP}: {name} must be integers, got {values!r}") from None
+
+
+def _choices(
+    optimizer: Optimizer | Sequence[tuple[Choice, Optimizer]],
+) -> Sequence[tuple[Choice, Optimizer]]:
+    """Which parameters go to which optimiser; one alone takes all."""
+    if isinstance(optimizer, Optimizer):
+        return [(lambda name, parameter: True, optimizer)]
+    pairs: list[Any] = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
+    for pair in pairs:
+        is_pair = isinstance(pair, list | tuple) and len(pair) == 2
+        if not (is_pair and callable(pair[0]) and isinstance(pair[1], Optimizer)):
+            raise InputTypeError(
+                f"{OP}: optimizer must be one of fractalkern.ensemble or a list of (choice, "
+                f"optimizer), got {type(pair).__name__}"
+            )
+    return pairs
+
+
 def _divided(
     choices: Sequence[tuple[Choice, Optimizer]], parameters: Mapping[str, Tensor]
 ) -> list[tuple[Optimizer, list[str]]]:
@@ -389,7 +434,10 @@ def _divided(
 
 
 def _clip_norms(value: PerRun, runs: int) -> Tensor:
-    finite = torch.as_tensor(value, dtype=torch.float64)
+    try:
+        finite = torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputTypeError(f"{OP}: clip_norm must be numbers, got {value!r}") from None
     if (finite.isnan() | (finite <= 0)).any():
         raise InputError(f"{OP}: clip_norm must be above 0, got {value!r}")
     limited = per_run(OP, "clip_norm", finite.clamp(max=torch.finfo(torch.float64).max), runs)

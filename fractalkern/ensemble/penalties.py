@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fractalkern.ensemble.optimizers import PerRun, per_run
 from fractalkern.errors import InputError
+from fractalkern.ops._inputs import require_choice, require_whole
 from fractalkern.random import uniform
 from fractalkern.regularizers import spectral_penalty
 
@@ -50,8 +51,13 @@ class SpectralPenalty:
             holds those in use, and metrics may change them.
         weight: a number or `[R]`.
         include: which matrices, called with the name; default: all of two or more axes.
-        iters: passes over each matrix and step, from the vectors of the step before.
+        iters: passes over each matrix and step, from the vectors of the step before; at least 2.
+        method: "lanczos" or "power".
         schedule: factors on the targets, called with the step: a number or `[R]`.
+
+    Raises:
+        InputError: a wrong number or name; when called, no matrix, or targets that do not fit.
+        InputTypeError: an argument of a wrong type.
 
     >>> import torch
     >>> from fractalkern.ensemble import Context, SpectralPenalty
@@ -74,6 +80,8 @@ class SpectralPenalty:
         method: str = "lanczos",
         schedule: Callable[[int], Any] | None = None,
     ) -> None:
+        require_choice("SpectralPenalty", "method", method, ("lanczos", "power"))
+        require_whole("SpectralPenalty", "iters", iters, 2)
         self.runs, self.target, self.iters, self.method = runs, target, iters, method
         self.weight = per_run("SpectralPenalty", "weight", weight, runs)
         self.include = include or (lambda name: True)
@@ -108,8 +116,8 @@ class SpectralPenalty:
             state["start"] = start.to(stacks[0]).expand(len(context.runs), -1).clone()
         target = state["target"]
         if self.schedule is not None:
-            factor = torch.as_tensor(self.schedule(context.step), dtype=torch.float64)
-            target = target * factor.expand(self.runs)[context.runs, None].to(device)
+            factor = per_run("SpectralPenalty", "schedule", self.schedule(context.step), self.runs)
+            target = target * factor[context.runs, None].to(device)
         # The op wants the vectors matrix by matrix: all rows of the first one, then of the next.
         widths = [stack.shape[2] for stack in stacks]
         start = torch.cat([part.flatten() for part in torch.split(state["start"], widths, dim=1)])

@@ -10,6 +10,7 @@ import torch
 
 import fractalkern
 from fractalkern.errors import BackendError
+from fractalkern.ops._inputs import absent_device_reason
 
 _PACKAGES = ("torch", "numpy", "safetensors", "matplotlib")
 
@@ -53,10 +54,9 @@ def require_device(device: str) -> None:
     Raises:
         BackendError: there is no such device.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BackendError(
-            f"device must be cpu here, got cuda: torch {torch.__version__} finds no CUDA device"
-        )
+    reason = absent_device_reason(torch.device(device))
+    if reason is not None:
+        raise BackendError(reason)
 
 
 def _processor() -> str:

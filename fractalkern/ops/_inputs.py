@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fractalkern.errors import InputError, InputTypeError
+from fractalkern.errors import BackendError, InputError, InputTypeError
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 UNSIGNED_DTYPES = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
@@ -84,8 +84,56 @@ def require_choice(op: str, name: str, value: object, choices: tuple[str, ...]) 
         raise InputError(f"{op}: {name} must be one of {', '.join(choices)}, got {value!r}")
 
 
+def require_whole(op: str, name: str, value: Any, least: int) -> int:
+    """`value` as an int; raises unless it is an integer of at least `least`."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise InputTypeError(f"{op}: {name} must be an integer of at least {least}, got {value!r}")
+    if number < least:
+        raise InputError(f"{op}: {name} must be an integer of at least {least}, got {number}")
+    return number
+
+
+def absent_device_reason(device: torch.device) -> str | None:
+    """Why torch cannot use `device` here, or None if it can."""
+    if device.type != "cuda":
+        return None
+    if not torch.cuda.is_available():
+        return (
+            f"device must be cpu here, got {device}: torch {torch.__version__} finds no CUDA device"
+        )
+    count = torch.cuda.device_count()
+    if device.index is not None and device.index >= count:
+        return f"device must be below cuda:{count} here, got {device}: torch finds {count}"
+    return None
+
+
+def device_of(op: str, device: torch.device | str) -> torch.device:
+    """`device` as torch knows it.
+
+    Raises:
+        InputError: torch knows no such device.
+        BackendError: there is none here.
+    """
+    try:
+        place = torch.device(device)
+    except (TypeError, RuntimeError):
+        raise InputError(
+            f"{op}: device must be a device that torch knows, such as cpu or cuda, got {device!r}"
+        ) from None
+    reason = absent_device_reason(place)
+    if reason is not None:
+        raise BackendError(f"{op}: {reason}")
+    return place
+
+
 def seed_of(op: str, seed: int | None, generator: torch.Generator | None) -> int:
     """The seed itself, or one drawn from the generator, or from torch's default one."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise InputTypeError(f"{op}: generator must be a torch.Generator, got {generator!r}")
     if seed is None:
         return int(torch.randint(2**63 - 1, (), generator=generator))
     if generator is not None:

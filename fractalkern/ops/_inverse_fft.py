@@ -20,7 +20,7 @@ _LEAST_COLUMNS = 16
 
 
 def is_worthwhile(half: Tensor, size: Sequence[int]) -> bool:
-    """Whether `transform_columns` and `transformed_rows` beat `irfftn`."""
+    """Whether `transform_columns` and rows by `row_blocks` beat torch's `irfftn`."""
     column = math.prod(size[:-1]) * half.element_size()
     return (
         half.device.type == "cpu"

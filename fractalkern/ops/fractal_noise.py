@@ -13,6 +13,7 @@ from fractalkern.memory import require_memory
 from fractalkern.ops import _inverse_fft
 from fractalkern.ops._inputs import (
     FLOAT_DTYPES,
+    device_of,
     require_choice,
     require_shape,
     seed_of,
@@ -218,13 +219,20 @@ def _lengths(name: str, value: int | Sequence[int], least: int) -> list[int]:
 def _spacings(spacing: float | Sequence[float] | None, axes: int) -> list[float]:
     if spacing is None:
         return [1.0] * axes
-    values = [spacing] * axes if isinstance(spacing, int | float) else list(spacing)
+    try:
+        values = [spacing] * axes if isinstance(spacing, int | float) else list(spacing)
+    except TypeError:
+        raise InputTypeError(f"{OP}: spacing must be numbers, got {spacing!r}") from None
     if len(values) != axes:
         raise InputError(
             f"{OP}: spacing must be one number or one for each of {axes} axes, got {len(values)}"
         )
     for value in values:
-        if not (math.isfinite(value) and value > 0):
+        try:
+            usable = math.isfinite(value) and value > 0
+        except TypeError:
+            raise InputTypeError(f"{OP}: spacing must be numbers, got {value!r}") from None
+        if not usable:
             raise InputError(f"{OP}: spacing must be positive and finite, got {value}")
     return [float(value) for value in values]
 
@@ -232,7 +240,11 @@ def _spacings(spacing: float | Sequence[float] | None, axes: int) -> list[float]
 def _band(k_min: float | None, k_max: float | None) -> tuple[float, float]:
     low, high = 0.0 if k_min is None else k_min, math.inf if k_max is None else k_max
     for name, value in (("k_min", low), ("k_max", high)):
-        if not value >= 0:
+        try:
+            usable = value >= 0
+        except TypeError:
+            raise InputTypeError(f"{OP}: {name} must be a number or None, got {value!r}") from None
+        if not usable:
             raise InputError(f"{OP}: {name} must be at least 0, got {value}")
     if low > high or low == math.inf:
         raise InputError(f"{OP}: k_min must be finite and at most k_max, got {low} and {high}")
@@ -275,7 +287,9 @@ def _placement(
     if dtype not in FLOAT_DTYPES:
         names = ", ".join(str(name).removeprefix("torch.") for name in FLOAT_DTYPES)
         raise InputTypeError(f"{OP}: dtype must be one of {names}, got {dtype}")
-    place = torch.device(device if device is not None else out.device if out is not None else "cpu")
+    chosen = device if device is not None else out.device if out is not None else "cpu"
+    # Looked up in eager mode alone: torch.compile cannot trace that.
+    place = torch.device(chosen) if torch.compiler.is_compiling() else device_of(OP, chosen)
     if out is not None:
         require_shape(OP, "out", out, tuple(shape), "[*batch, *size]")
         if out.dtype != dtype:

@@ -24,7 +24,7 @@ __all__ = ["SweepResult", "train_sweep"]
 OP = "train_sweep"
 ACTIVATIONS = ("tanh", "relu", "identity")
 PROTOCOLS = ("fixed", "published")
-_STEPS = "steps must be an integer from 1 to 2^63 - 1"
+_STEPS = "steps must be an integer of at least 1 and below 2^63"
 
 assert _native  # importing it registers torch.ops.fractalkern.train_sweep
 

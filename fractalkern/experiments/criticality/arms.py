@@ -70,7 +70,7 @@ def _baseline(config: "CriticalityConfig") -> list[Arm]:
 
 
 def _targets(config: "CriticalityConfig") -> list[Arm]:
-    """E5.1: every target with every weight, the output layer free and held."""
+    """Every target with every weight, the output layer free and held."""
     arms = []
     for weight in WEIGHTS:
         for target in TARGETS:
@@ -82,7 +82,7 @@ def _targets(config: "CriticalityConfig") -> list[Arm]:
 
 
 def _layerwise(config: "CriticalityConfig") -> list[Arm]:
-    """E5.2: every pair of targets, of the first hidden layer and of the second."""
+    """Every pair of targets, of the first hidden layer and of the second."""
     return [
         Arm(f"targets-{a:g}-{b:g}", (a, b), config.weight)
         for a in PAIR_TARGETS
@@ -92,7 +92,7 @@ def _layerwise(config: "CriticalityConfig") -> list[Arm]:
 
 
 def _schedules(config: "CriticalityConfig") -> list[Arm]:
-    """E5.3: the schedules of SPECTRA, and targets that are trained."""
+    """The schedules of SPECTRA, and targets that are trained."""
     arms = [
         Arm(name, (1.0,), config.weight, schedule=name) for name in SCHEDULES if name != "constant"
     ]
@@ -100,7 +100,7 @@ def _schedules(config: "CriticalityConfig") -> list[Arm]:
 
 
 def _regularizers(config: "CriticalityConfig") -> list[Arm]:
-    """E5.4: what else keeps weights or activations in bounds."""
+    """What else keeps weights or activations in bounds."""
     return [
         Arm("batchnorm", batchnorm=True),
         Arm("dropout-0.1", dropout=0.1),
@@ -113,7 +113,7 @@ def _regularizers(config: "CriticalityConfig") -> list[Arm]:
 
 
 def _tasks(config: "CriticalityConfig") -> list[Arm]:
-    """E5.5: a target near that of random weights besides; the tasks and sizes are the study's."""
+    """A target near that of random weights besides; the tasks and sizes are the study's."""
     return [_fixed(2.0, config.weight)]
 
 

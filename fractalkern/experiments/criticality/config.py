@@ -34,7 +34,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class CriticalityConfig:
-    """What is trained; the defaults are E5.0."""
+    """What is trained; the defaults are the published comparison, fixed."""
 
     study: StudyName = "baseline"
     """baseline: no regularisation beside target 1. targets: a sweep of targets and weights, output
@@ -57,9 +57,9 @@ class CriticalityConfig:
     epochs: int = 100
     """Full-batch steps of Adam."""
     seeds: int = 5
-    """How many: of data, split, start and probes."""
+    """How many; each has data, split, start and probes of its own."""
     first_seed: int = 0
-    """The others follow."""
+    """The first seed; the others follow it."""
     rates: tuple[float, ...] = (1e-2,)
     """Learning rates; the report takes each arm's best by validation loss."""
     weight: float = 0.5
@@ -141,7 +141,7 @@ class CriticalityConfig:
 
 
 def preset(study: StudyName) -> CriticalityConfig:
-    """The defaults of a study: E5.0 as specified, the others with ten seeds and tuned rates."""
+    """The defaults of a study: baseline as specified, the others with ten seeds and tuned rates."""
     base = CriticalityConfig(study)
     if study == "baseline":
         return base

@@ -1,4 +1,4 @@
-"""What was measured before: by the authors, and of E5.0 in an independent check of its description.
+"""What was measured before: by the authors, and in an independent check of their description.
 
 The authors kept no results of the first sample code. Their later project, SPECTRA, reports
 accuracies on its training sets: Adam, 100 epochs, lambda 0.1, of data of one seed.
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Reference:
-    """E5.0 with a differentiable penalty, 5 seeds, 75 % for training: means over seeds.
+    """The comparison with a differentiable penalty, 5 seeds, 75 % for training: means over seeds.
 
     `accuracy_spread` is the standard deviation over seeds where the check states one.
     """

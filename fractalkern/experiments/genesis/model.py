@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PUBLISHED_PARAMETERS = 17_670_400
 _INNER = 4  # width of a block's inner layer over the model's
 
 
