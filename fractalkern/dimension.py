@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -13,13 +13,14 @@ from fractalkern.boundary_statistics import boundary_statistics
 from fractalkern.box_dimension import BoxDimension, box_dimension
 from fractalkern.calibration import Inference, infer
 from fractalkern.edges import MASK_DTYPES, checked_values, sign_edges
-from fractalkern.errors import InputError, InputTypeError
+from fractalkern.errors import DegenerateBoundaryError, InputError, InputTypeError
 from fractalkern.line_fits import the_only
 from fractalkern.missing_cells import edge_bounds, filled
 from fractalkern.nulls import Null, NullName, null_of
-from fractalkern.ops._inputs import as_tensor
+from fractalkern.ops._boxes import checked_sizes
+from fractalkern.ops._inputs import as_integer, as_tensor
 from fractalkern.ops.box_count import box_count
-from fractalkern.published_estimators import PUBLISHED, sign_edges_slope
+from fractalkern.published_estimators import PUBLISHED, SlopeFit, sign_edges_slope
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -246,10 +247,12 @@ def estimate_dimension(
 
     origins: int | Literal["all"] = 1 if offsets == "auto" else offsets
     if estimator == "sign-edges":
-        chosen = None if sizes is None else list(sizes)
-        fits = [sign_edges_slope(item, chosen, origins) for item in labels]
+        sides = None
+        if sizes is not None:
+            sides = checked_sizes(OP, "boundary image", sizes, min(spatial) - 1)
+        fits = _each(lambda item: sign_edges_slope(item, sides, origins), labels)
     else:
-        fits = [PUBLISHED[estimator](item) for item in labels]
+        fits = _each(PUBLISHED[estimator], labels)
     slope = torch.stack([fit.slope for fit in fits])
 
     inferences, compared = [_UNCALIBRATED] * len(fits), None
@@ -362,6 +365,19 @@ def _warnings(
     return tuple(found)
 
 
+def _each(fit: Callable[[Tensor], SlopeFit], items: Tensor) -> list[SlopeFit]:
+    """The fit of each array `[B, *spatial]`; of several, an error says which it is about."""
+    fits = []
+    for i, item in enumerate(items):
+        try:
+            fits.append(fit(item))
+        except DegenerateBoundaryError as error:
+            if len(items) == 1:
+                raise
+            raise DegenerateBoundaryError(f"{error} (array {i} of {len(items)})") from None
+    return fits
+
+
 def _slopes(masks: Tensor, sizes: Tensor, origins: int | Literal["all"]) -> Tensor:
     """The slope that "sign-edges" gives to masks `[M, H, W]`, `[M]`."""
     edges = sign_edges(masks, 2)
@@ -400,11 +416,11 @@ def _checked_options(
     if estimator not in get_args(Estimator):
         names = ", ".join(get_args(Estimator))
         raise InputError(f"{OP}: estimator must be one of {names}, got {estimator!r}")
-    dims = values.ndim if spatial_dims is None else spatial_dims
-    if not isinstance(dims, int) or isinstance(dims, bool) or not 1 <= dims <= values.ndim:
-        if values.ndim:
-            raise InputError(f"{OP}: spatial_dims must be from 1 to {values.ndim}, got {dims!r}")
-        dims = 0
+    dims = values.ndim
+    if spatial_dims is not None:
+        dims = as_integer(OP, spatial_dims, "spatial_dims must be an integer")
+    if values.ndim and not 1 <= dims <= values.ndim:
+        raise InputError(f"{OP}: spatial_dims must be from 1 to {values.ndim}, got {dims}")
     if values.ndim == 0 or min(values.shape[values.ndim - dims :]) < 3:
         raise InputError(
             f"{OP}: values_or_mask must have at least 3 cells along each axis, got shape "
@@ -427,11 +443,9 @@ def _checked_options(
         raise InputTypeError(f"{OP}: noise_width must be a number, got {noise_width!r}")
     if not 0 < noise_width < math.inf:
         raise InputError(f"{OP}: noise_width must be positive and finite, got {noise_width}")
-    if not isinstance(null_draws, int) or isinstance(null_draws, bool) or null_draws < 19:
-        raise InputError(
-            f"{OP}: null_draws must be an integer of at least 19, for p-values down to 0.05, got "
-            f"{null_draws!r}"
-        )
+    expected = "null_draws must be an integer of at least 19, for p-values down to 0.05"
+    if as_integer(OP, null_draws, expected) < 19:
+        raise InputError(f"{OP}: {expected}, got {null_draws!r}")
     return dims
 
 

@@ -10,6 +10,10 @@ from fractalkern import _native, backends
 # Package: what wants it, and the extra that installs it.
 _OPTIONAL = {
     "triton": ("the Triton backend needs it", "triton"),
+    "imageio-ffmpeg": ("movies as mp4 need it", "video"),
+    "transformers": ("tokenizers other than the built-in one need it", "llm"),
+    "scikit-learn": ("the task of handwritten digits needs it", "digits"),
+    "tensorboard": ("the tracker of that name needs it", "trackers"),
     "hypothesis": ("the tests need it", "test"),
     "jax": ("the bench needs it as a peer", "bench"),
 }

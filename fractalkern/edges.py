@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from fractalkern.errors import InputError, InputTypeError
-from fractalkern.ops._inputs import FLOAT_DTYPES, INTEGER_DTYPES, UNSIGNED_DTYPES, as_tensor
+from fractalkern.ops._inputs import (
+    FLOAT_DTYPES,
+    INTEGER_DTYPES,
+    UNSIGNED_DTYPES,
+    as_integer,
+    as_tensor,
+)
 
 MASK_DTYPES = (torch.bool, *UNSIGNED_DTYPES)
 
@@ -35,9 +41,15 @@ def boundary(values_or_mask: Any, *, spatial_dims: int | None = None) -> Tensor:
     [[False, True]]
     """
     values = checked_values("boundary", values_or_mask)
-    dims = values.ndim if spatial_dims is None else spatial_dims
-    if not isinstance(dims, int) or not 1 <= dims <= values.ndim:
-        raise InputError(f"boundary: spatial_dims must be from 1 to {values.ndim}, got {dims!r}")
+    if values.ndim == 0:
+        raise InputError(
+            "boundary: values_or_mask must have at least one spatial axis, got a 0-d array"
+        )
+    dims = values.ndim
+    if spatial_dims is not None:
+        dims = as_integer("boundary", spatial_dims, "spatial_dims must be an integer")
+    if not 1 <= dims <= values.ndim:
+        raise InputError(f"boundary: spatial_dims must be from 1 to {values.ndim}, got {dims}")
     if min(values.shape[values.ndim - dims :]) < 2:
         raise InputError(
             "boundary: values_or_mask must have at least 2 cells along each spatial axis, "

@@ -71,10 +71,10 @@ class DimensionFit:
         """Fitted to the logarithms y [*batch, S] over x [S]; `others` are the other fields."""
         line = fit_line(x, y)
         return cls(
-            dimension=-line.slope,
+            dimension=0.0 - line.slope,  # not -slope, which is -0.0 for level points
             stderr=line.stderr,
             r2=line.r2,
-            local_slopes=-local_slopes(x, y),
+            local_slopes=0.0 - local_slopes(x, y),
             **others,
         )
 

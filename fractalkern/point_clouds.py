@@ -2,7 +2,6 @@
 
 import json
 import math
-import operator
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -10,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fractalkern.errors import InputError, InputTypeError
+from fractalkern.errors import InputError
 from fractalkern.line_fits import fit_line, local_slopes
-from fractalkern.ops._inputs import as_real, require_choice
+from fractalkern.ops._inputs import as_integer, as_real, require_choice
 
 _OP = "correlation_dimension"
 _MIN_RADII = 3  # two points leave no degree of freedom for the standard error
@@ -191,11 +190,10 @@ def _checked_points(points: Any) -> Tensor:
 
 
 def _checked_window(theiler: Any) -> int:
-    if isinstance(theiler, bool) or not hasattr(theiler, "__index__"):
-        raise InputTypeError(f"{_OP}: theiler must be an integer, got {theiler!r}")
-    if operator.index(theiler) < 0:
-        raise InputError(f"{_OP}: theiler must be at least 0, got {theiler}")
-    return operator.index(theiler)
+    window = as_integer(_OP, theiler, "theiler must be an integer")
+    if window < 0:
+        raise InputError(f"{_OP}: theiler must be at least 0, got {window}")
+    return window
 
 
 def _checked_radii(radii: Any) -> Tensor:

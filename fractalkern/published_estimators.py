@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fractalkern.box_dimension import BoxDimension, box_dimension
@@ -55,7 +56,8 @@ def sign_edges_slope(
 def fllm(values: Tensor, *, added: int = 1) -> SlopeFit:
     """Dilation XOR erosion; sizes 2 to 64 below N; least squares of log(count + 1)."""
     converged = values != 0 if values.dtype in MASK_DTYPES else values < 0
-    _check_two_sided(converged)  # the frame of a full mask would pass for its boundary
+    # The frame of a full mask would pass for its boundary.
+    _check_two_sided(converged, ~converged, values.dtype)
     edges = _checked_boundary(dilation_xor_erosion(converged))
     sizes = [size for size in (2, 4, 8, 16, 32, 64) if size < min(edges.shape)]
     counts = box_count(edges, sizes).counts
@@ -129,11 +131,10 @@ def _result(
     )
 
 
-def _check_two_sided(values: Tensor) -> None:
-    high, low = both_sides(values)
+def _check_two_sided(high: Tensor, low: Tensor, dtype: torch.dtype) -> None:
     if not (high.any() and low.any()):
         kind = "values, got a mask that is all 0 or all 1"
-        if values.dtype not in MASK_DTYPES:
+        if dtype not in MASK_DTYPES:
             kind = "signs, got values of one sign (pass a mask as bool)"
         raise DegenerateBoundaryError(
             f"{OP}: values_or_mask must hold both {kind}: it has no boundary"
@@ -143,7 +144,7 @@ def _check_two_sided(values: Tensor) -> None:
 def _checked_sign_edges(values: Tensor) -> Tensor:
     edges = sign_edges(values, values.ndim)
     if not edges.any():
-        _check_two_sided(values)
+        _check_two_sided(*both_sides(values), values.dtype)
     return _checked_boundary(edges)
 
 

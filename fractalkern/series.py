@@ -1,7 +1,6 @@
 """Fractal dimension and correlation of series: Higuchi's method, detrended fluctuation analysis."""
 
 import math
-import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from fractalkern.errors import InputError, InputTypeError
 from fractalkern.line_fits import DimensionFit, fit_line, local_slopes, the_only
-from fractalkern.ops._inputs import as_real
+from fractalkern.ops._inputs import as_integer, as_real
 
 _HIGUCHI = "higuchi_dimension"
 _DFA = "detrended_fluctuation"
@@ -158,9 +157,7 @@ def detrended_fluctuation(
     >>> abs(float(fk.detrended_fluctuation(white)) - 0.5) < 0.05
     True
     """
-    if isinstance(order, bool) or not hasattr(order, "__index__"):
-        raise InputTypeError(f"{_DFA}: order must be an integer, got {order!r}")
-    order = operator.index(order)
+    order = as_integer(_DFA, order, "order must be an integer")
     if not 1 <= order <= _MAX_ORDER:
         raise InputError(f"{_DFA}: order must be from 1 to {_MAX_ORDER}, got {order}")
     least = 8 * (order + 1)
@@ -225,11 +222,10 @@ def _checked_sizes(op: str, name: str, sizes: Any, least: int, most: int) -> lis
         raise InputTypeError(f"{op}: {name} must be a sequence of integers, got {items!r}")
     checked = set()
     for item in items:
-        if isinstance(item, bool) or not hasattr(item, "__index__"):
-            raise InputTypeError(f"{op}: {name} must hold integers, got {item!r}")
-        if not least <= operator.index(item) <= most:
-            raise InputError(f"{op}: {name} must be from {least} to {most}, got {item}")
-        checked.add(operator.index(item))
+        number = as_integer(op, item, f"{name} must hold integers")
+        if not least <= number <= most:
+            raise InputError(f"{op}: {name} must be from {least} to {most}, got {number}")
+        checked.add(number)
     if len(checked) < _MIN_SIZES:
         raise InputError(
             f"{op}: {name} must hold at least {_MIN_SIZES} different ones, got {len(checked)}"

@@ -212,6 +212,12 @@ BAD = {
     "no size": (fk.InputError, "sizes must hold at least one", ONES, {"sizes": []}),
     "size 1.0": (fk.InputTypeError, "sizes must hold integers, got 1.0", ONES, {"sizes": [1.0]}),
     "float sizes": (fk.InputTypeError, "sizes must hold", ONES, {"sizes": np.array([1.5, 2])}),
+    "size tensor(1.)": (
+        fk.InputTypeError,
+        "sizes must hold integers, got tensor(1.)",
+        ONES,
+        {"sizes": [torch.tensor(1.0)]},
+    ),
     "size True": (fk.InputTypeError, "sizes must hold integers, got True", ONES, {"sizes": [True]}),
     "one size": (fk.InputTypeError, "sizes must be a sequence", ONES, {"sizes": 2}),
     "rule": (fk.InputError, "rule must be one of any, mixed, got 'all'", ONES, {"rule": "all"}),
@@ -236,6 +242,21 @@ def test_a_result_that_does_not_fit_in_memory_says_what_it_needs():
     mask = torch.ones((1, 1, 1, 1, 1), dtype=torch.bool).expand(64, 64, 64, 64, 64)
     with pytest.raises(fk.InputError, match=r"1073741824 grids .* would need \d+ GiB and"):
         fk.box_count(mask[None].expand(100, *mask.shape), [64], spatial_dims=5, offsets="all")
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64])
+def test_a_copy_of_the_mask_that_does_not_fit_in_memory_says_what_it_needs(dtype):
+    mask = torch.ones(1, dtype=dtype).expand(10**7, 10**7)
+    with pytest.raises(fk.InputError, match=r"as bytes in order, .* would need [\d.]+ TiB and"):
+        fk.box_count(mask)
+
+
+def test_integers_may_be_those_of_numpy_or_tensors():
+    mask = random_mask((5, 9, 12), 0.2, seed=8)
+    expected = fk.box_count(mask, [3], spatial_dims=2, offsets=2).per_grid
+    for integer in (np.int64, np.uint8, torch.tensor):
+        options = {"spatial_dims": integer(2), "offsets": integer(2)}
+        assert torch.equal(fk.box_count(mask, [integer(3)], **options).per_grid, expected)
 
 
 OPS = [((40,), 1), ((12, 19), 2), ((3, 12, 19), 2), ((2, 2, 6, 7, 8), 3)]

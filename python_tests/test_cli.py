@@ -1,15 +1,19 @@
+import importlib.metadata
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
+import tomllib
+from pathlib import Path
 
 import pytest
 
 from fractalkern import BackendError, cli
 from fractalkern.cli import VERBS, main
 
+ROOT = Path(__file__).resolve().parents[1]
 TINY = ["trainability", "--width", "4", "--steps", "20", "--resolution", "20"]
 
 
@@ -181,6 +185,18 @@ def test_doctor_names_every_part(capsys):
     for part in ("fractalkern", "torch", "instructions", "threads", "CUDA kernels", "GPU"):
         assert f"\n{part} " in f"\n{printed}"
     assert all("needs" in line for line in printed.splitlines() if "not built" in line)
+
+
+def test_doctor_knows_a_package_of_every_extra(capsys, monkeypatch):
+    def absent(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    for extra in project["optional-dependencies"].keys() - {"lint"}:  # make lint installs those
+        assert f"pip install 'fractalkern[{extra}]'" in printed
 
 
 def test_interrupt_keeps_tiles_says_how_to_go_on_and_exits_130(tmp_path, capsys, monkeypatch):

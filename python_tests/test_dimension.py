@@ -38,6 +38,14 @@ def test_known_shapes_over_all_their_sizes(name):
     assert torch.allclose(fit.local_slopes, torch.full_like(fit.local_slopes, dimension))
 
 
+def test_a_point_has_dimension_zero_and_not_minus_zero():
+    point = torch.zeros(16, 16, dtype=torch.bool)
+    point[3, 5] = True
+    fit = fk.box_dimension(fk.box_count(point))
+    assert f"{float(fit):.3f}" == "0.000"
+    assert not fit.local_slopes.signbit().any()
+
+
 def test_koch_curve_that_no_grid_aligns_with():
     curve = shapes.koch(4096)
     assert abs(float(fk.box_dimension(fk.box_count(curve))) - math.log(4, 3)) < 0.04
@@ -295,7 +303,8 @@ BAD = {
     "NaN estimate": (fk.estimate_dimension, "values_or_mask must be finite", HOLE),
     "complex": (fk.boundary, "must be real numbers or bool", FIELD.to(torch.complex64)),
     "thin": (fk.boundary, "at least 2 cells along each spatial axis", FIELD[:1]),
-    "0-d": (fk.boundary, "spatial_dims must be from 1 to 0", torch.tensor(1.0)),
+    "0-d": (fk.boundary, "at least one spatial axis, got a 0-d array", torch.tensor(1.0)),
+    "boundary dims": (partial(fk.boundary, spatial_dims=True), "must be an integer", GRID),
     "thin estimate": (fk.estimate_dimension, "at least 3 cells along each axis", FIELD[:2]),
     "estimator": (estimating(estimator="koch"), "estimator must be one of sign-edges", FIELD),
     "small": (fk.estimate_dimension, "at least 17 cells along each axis to fit 3", FIELD),
@@ -316,7 +325,17 @@ BAD = {
     ),
     "missing shape": (estimating(missing=GRID[1:] < 0), "missing must be bool of shape", GRID),
     "sizes": (estimating(sizes=[1, 2]), "at least 3 box sizes", GRID),
+    "one size": (estimating(sizes=2), "sizes must be a sequence of integers, got 2", GRID),
+    "large size": (estimating(sizes=[64]), "the boundary image's smallest spatial side (63)", GRID),
     "dims": (estimating(spatial_dims=3), "spatial_dims must be from 1 to 2", GRID),
+    "dims 2.0": (estimating(spatial_dims=2.0), "spatial_dims must be an integer", GRID),
+    "half a draw": (estimating(null_draws=99.5), "null_draws must be an integer", GRID),
+    "one of a batch": (
+        estimating(spatial_dims=2),
+        "it has no boundary (array 1 of 2)",
+        torch.stack([GRID, GRID.abs() + 1]),
+    ),
+    "fllm of one sign": (estimating(estimator="fllm"), "got values of one sign", GRID.abs()),
     "published sizes": (
         estimating(estimator="fllm", sizes=[1, 2, 4]),
         "sizes and offsets must be left out for estimator 'fllm'",
@@ -334,6 +353,12 @@ BAD = {
     "no counts": (fk.box_dimension, "must be BoxCounts or a tuple", FIELD),
     "words": (fk.box_dimension, "pair of arrays of numbers", (["a"], ["b"])),
 }
+
+
+def test_integers_may_be_those_of_numpy():
+    assert torch.equal(fk.boundary(GRID, spatial_dims=np.int64(2)), fk.boundary(GRID))
+    options = {"spatial_dims": np.int64(2), "null_draws": np.int64(19)}
+    assert fk.estimate_dimension(GRID, **options).null.slopes.shape[-1] == 19
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -3,6 +3,7 @@ import fcntl
 import os
 import re
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,15 @@ def test_state_that_is_no_database_is_refused(tmp_path):
     with pytest.raises(InputError) as error:
         Store(tmp_path, "demo", SETTINGS)
     assert "state.sqlite" in one_sentence(error)
+
+
+def test_state_without_a_run_is_refused(tmp_path):
+    Store(tmp_path, "demo", SETTINGS).close()
+    with closing(sqlite3.connect(tmp_path / "state.sqlite")) as database, database:
+        database.execute("DELETE FROM run")
+    with pytest.raises(InputError) as error:
+        Store(tmp_path, "demo", SETTINGS)
+    assert "state.sqlite: it does not say which run it is of" in one_sentence(error)
 
 
 def test_failed_write_keeps_the_old_file_and_says_why(tmp_path, monkeypatch):

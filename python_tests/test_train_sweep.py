@@ -357,6 +357,23 @@ def test_any_strides_and_numpy() -> None:
     assert torch.equal(fk.train_sweep(*arrays, **options).value, expected.value)
 
 
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_arguments_that_require_a_gradient_give_plain_numbers(backend: str) -> None:
+    arguments = [a.requires_grad_() for a in problem(3, 2)]
+    result = fk.train_sweep(*arguments, steps=5, history=True, backend=backend)
+    expected = fk.train_sweep(*problem(3, 2), steps=5, history=True, backend=backend)
+    for field in ("value", "final_loss", "history"):
+        numbers = getattr(result, field).numpy()  # refused where a gradient is promised
+        assert np.array_equal(numbers, getattr(expected, field).numpy())
+
+
+def test_two_results_can_be_compared() -> None:
+    """By identity: an element-wise answer would be no truth value."""
+    first, second = (fk.train_sweep(*problem(3, 2), steps=5) for _ in range(2))
+    assert first != second
+    assert first in {first}
+
+
 OPTIONS: list[tuple[Any, ...]] = [
     (3, "tanh", None, None, False, None, False, False, True),
     (3, "relu", torch.tensor([[0, 1], [2, 2], [1, 0]]), None, False, None, True, True, False),
@@ -407,6 +424,22 @@ BAD: dict[str, tuple[Callable[[list[Tensor]], None], dict[str, Any], str]] = {
     "too many steps": (lambda _: None, {"steps": 2**63}, "steps must be an integer .* below 2.63"),
     "half a step": (lambda _: None, {"steps": 2.5}, "steps must be an integer .* got 2.5"),
     "steps true": (lambda _: None, {"steps": True}, "steps must be an integer .* got True"),
+    "a float tensor of steps": (
+        lambda _: None,
+        {"steps": torch.tensor(2.0)},
+        r"steps must be an integer .* got tensor\(2.\)",
+    ),
+    "history no": (lambda _: None, {"history": "no"}, "history must be True or False, got 'no'"),
+    "drift 1": (
+        lambda _: None,
+        {"offset": torch.ones(4, dtype=F64), "offset_every_step": 1},
+        "offset_every_step must be True or False, got 1",
+    ),
+    "drift without offset": (
+        lambda _: None,
+        {"offset_every_step": True},
+        "offset_every_step needs an offset, got none",
+    ),
     "activation": (lambda _: None, {"activation": "gelu"}, "activation must be one of"),
     "protocol": (lambda _: None, {"protocol": "other"}, "protocol must be one of"),
     "batches of floats": (lambda _: None, {"batches": torch.ones(5, 2)}, "batches must be int64"),

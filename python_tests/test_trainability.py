@@ -386,8 +386,12 @@ def test_a_costly_tile_is_trained_in_several_calls(condition, monkeypatch):
         ({"window": (-3.0, 6.0, -3.0, 1000.0)}, "window"),
         ({"window": (0.0, 1e-16, -3.0, 6.0)}, "window"),
         ({"window": (0.0, 1e-7, -3.0, 6.0), "dtype": "float32"}, "window"),
-        ({"resolution": 10_000_000}, "resolution, width and steps"),
-        ({"width": 100_000}, "resolution, width and steps"),
+        ({"resolution": 10_000_000}, "resolution and width"),
+        ({"width": 100_000}, "resolution and width"),
+        (
+            {"condition": "tanh-minibatch", "minibatch": 10**12},
+            "resolution, width, steps and minibatch",
+        ),
     ],
 )
 def test_bad_setting_is_named(change, named):

@@ -1,6 +1,5 @@
 """What the ops on grids of boxes share: their sizes, origins and spatial axes, checked."""
 
-import operator
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fractalkern.errors import InputError, InputTypeError
-from fractalkern.ops._inputs import is_capturing
+from fractalkern.ops._inputs import as_integer, is_capturing
 
 MAX_SPATIAL_DIMS = 5
 
@@ -23,9 +22,9 @@ def powers_of_two(side: int) -> list[int]:
 
 def checked_spatial_dims(op: str, name: str, array: Tensor, spatial_dims: int | None) -> int:
     """How many trailing axes of `array` are spatial: by default all, at most 5."""
-    dims = array.ndim if spatial_dims is None else spatial_dims
-    if not isinstance(dims, int) or isinstance(dims, bool):
-        raise InputTypeError(f"{op}: spatial_dims must be an integer, got {type(dims).__name__}")
+    dims = array.ndim
+    if spatial_dims is not None:
+        dims = as_integer(op, spatial_dims, "spatial_dims must be an integer")
     if array.ndim == 0:
         raise InputError(f"{op}: {name} must have at least one spatial axis, got a 0-d array")
     if spatial_dims is None and dims > MAX_SPATIAL_DIMS:
@@ -62,7 +61,7 @@ def checked_sizes(op: str, name: str, sizes: Any, side: int) -> list[int]:
     items = sizes.tolist() if isinstance(sizes, Tensor | np.ndarray) else sizes
     if isinstance(items, str) or not hasattr(items, "__iter__"):
         raise InputTypeError(f"{op}: sizes must be a sequence of integers, got {items!r}")
-    checked = [_checked_integer(op, size, "sizes must hold integers") for size in items]
+    checked = [as_integer(op, size, "sizes must hold integers") for size in items]
     if not checked:
         raise InputError(f"{op}: sizes must hold at least one box size, got none")
     owner = f"{name}'" if name.endswith("s") else f"{name}'s"
@@ -95,13 +94,7 @@ def checked_offsets(op: str, offsets: Any) -> int:
         if offsets != "all":
             raise InputError(f"{op}: offsets must be a positive integer or 'all', got {offsets!r}")
         return 0
-    count = _checked_integer(op, offsets, "offsets must be a positive integer or 'all'")
+    count = as_integer(op, offsets, "offsets must be a positive integer or 'all'")
     if count < 1:
         raise InputError(f"{op}: offsets must be a positive integer or 'all', got {count}")
     return count
-
-
-def _checked_integer(op: str, value: object, expected: str) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise InputTypeError(f"{op}: {expected}, got {value!r}")
-    return operator.index(value)

@@ -68,6 +68,16 @@ def require_shape(op: str, name: str, tensor: Tensor, shape: tuple[int, ...], me
         )
 
 
+def as_integer(op: str, value: Any, expected: str) -> int:
+    """`value`, of Python, NumPy or a tensor but no bool, as an int; else says what was expected."""
+    if not isinstance(value, bool) and hasattr(value, "__index__"):
+        try:
+            return operator.index(value)
+        except TypeError:  # a tensor of floats, or of several integers
+            pass
+    raise InputTypeError(f"{op}: {expected}, got {value!r}")
+
+
 def require_choice(op: str, name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raises unless `value` is one of `choices`."""
     if value not in choices:

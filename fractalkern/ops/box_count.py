@@ -127,11 +127,9 @@ def box_count(
     if name == "reference":
         flat = reference_box_count(cells, *arguments)
     else:
-        # The kernels read bytes: any nonzero one is in the set.
-        flags = cells if cells.element_size() == 1 else cells != 0
         ops = torch.ops.fractalkern
         count = ops.box_count_triton if name == "triton" else ops.box_count
-        flat = count(flags.contiguous(), *arguments)
+        flat = count(_contiguous_bytes(cells), *arguments)
     per_grid = flat.reshape(*batch, sum(grids))
 
     if origins == 1:  # one grid a size
@@ -158,6 +156,15 @@ def box_count_fake(
     batch = math.prod(mask.shape[: mask.ndim - spatial_dims])
     grids = sum(_grids_per_size(sizes, offsets, spatial_dims))
     return mask.new_empty((batch, grids), dtype=torch.int64)
+
+
+def _contiguous_bytes(mask: Tensor) -> Tensor:
+    """What the kernels read: any nonzero byte is in the set. A bool mask in order is not copied."""
+    wide = mask.element_size() != 1
+    if not torch.compiler.is_compiling():
+        copies = (wide + (not mask.is_contiguous())) * mask.numel()
+        require_memory(f"{OP}: mask, as bytes in order,", copies, mask.device)
+    return (mask != 0 if wide else mask).contiguous()
 
 
 def _grids_per_size(sizes: Sequence[int], offsets: int, spatial_dims: int) -> list[int]:

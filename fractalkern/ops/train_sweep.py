@@ -1,16 +1,22 @@
 """`train_sweep`: many tiny networks trained at once, one learning-rate pair each."""
 
-import operator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fractalkern import _native, backends
 from fractalkern.errors import InputError, InputTypeError
 from fractalkern.memory import require_memory
-from fractalkern.ops._inputs import as_tensor, require_choice, require_shape, values_readable
+from fractalkern.ops._inputs import (
+    as_integer,
+    as_tensor,
+    require_choice,
+    require_shape,
+    values_readable,
+)
 from fractalkern.reference import train_sweep as reference
 
 __all__ = ["SweepResult", "train_sweep"]
@@ -18,11 +24,12 @@ __all__ = ["SweepResult", "train_sweep"]
 OP = "train_sweep"
 ACTIVATIONS = ("tanh", "relu", "identity")
 PROTOCOLS = ("fixed", "published")
+_STEPS = "steps must be an integer of at least 1 and below 2^63"
 
 assert _native  # importing it registers torch.ops.fractalkern.train_sweep
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SweepResult:
     """What `train_sweep` measured, one entry a network.
 
@@ -87,7 +94,8 @@ def train_sweep(
         batches: int64 `[steps, b]`, the rows that each step's gradient uses; the recorded loss is
             still that of all rows. None: full batch.
         offset: `[P]`, added to every entry of w0 before the loss of step 0.
-        offset_every_step: add it before the loss of every step instead, so that it accumulates.
+        offset_every_step: add it before the loss of every step instead, so that it accumulates;
+            needs an offset.
         probe: `[1, n]` (k = 1): `value` becomes the output there at the last entry, 1e6 if it is
             not finite; `converged` still follows the loss.
         history: also return the loss before each step.
@@ -120,8 +128,10 @@ def train_sweep(
     floats = {"x": x, "y": y, "w0": w0, "w1": w1, "lr0": lr0, "lr1": lr1}
     floats |= {"offset": offset} if offset is not None else {}
     floats |= {"probe": probe} if probe is not None else {}
-    floats = {name: as_tensor(OP, name, value) for name, value in floats.items()}
+    floats = {name: as_tensor(OP, name, value).detach() for name, value in floats.items()}
     batches = None if batches is None else as_tensor(OP, "batches", batches)
+    steps = as_integer(OP, steps, _STEPS)
+    _check_flags(offset, offset_every_step, history)
     _check_arguments(floats, batches, steps, activation, protocol)
     name = backends.resolve(OP, backend, floats["x"].device)
     networks, itemsize = floats["lr0"].shape[0], floats["x"].element_size()
@@ -134,7 +144,7 @@ def train_sweep(
     offsets, readout = floats.get("offset"), floats.get("probe")
     arguments = [
         *operands,
-        operator.index(steps),
+        steps,
         activation,
         batches,
         offsets,
@@ -153,15 +163,21 @@ def train_sweep(
     return SweepResult(value, converged, final_loss, steps_run, losses if history else None)
 
 
+def _check_flags(offset: Any, offset_every_step: object, history: object) -> None:
+    for name, value in (("offset_every_step", offset_every_step), ("history", history)):
+        if not isinstance(value, bool | np.bool_):
+            raise InputTypeError(f"{OP}: {name} must be True or False, got {value!r}")
+    if offset_every_step and offset is None:
+        raise InputError(f"{OP}: offset_every_step needs an offset, got none")
+
+
 def _check_arguments(
     floats: dict[str, Tensor], batches: Tensor | None, steps: int, activation: str, protocol: str
 ) -> None:
     require_choice(OP, "activation", activation, ACTIVATIONS)
     require_choice(OP, "protocol", protocol, PROTOCOLS)
-    if isinstance(steps, bool) or not hasattr(steps, "__index__") or not (1 <= steps < 2**63):
-        raise InputError(
-            f"{OP}: steps must be an integer of at least 1 and below 2^63, got {steps!r}"
-        )
+    if not 1 <= steps < 2**63:
+        raise InputError(f"{OP}: {_STEPS}, got {steps}")
     dtype = floats["x"].dtype
     if dtype not in (torch.float64, torch.float32):
         raise InputTypeError(f"{OP}: x must be float64 or float32, got {dtype}")

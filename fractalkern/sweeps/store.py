@@ -112,7 +112,10 @@ class Store:
                     self._database.execute(statement)
                 row = (kind, json.dumps(settings))
                 self._database.execute("INSERT INTO run VALUES (?, ?)", row)
-        stored_kind, stored = self._database.execute("SELECT kind, settings FROM run").fetchone()
+        row = self._database.execute("SELECT kind, settings FROM run").fetchone()
+        if row is None:
+            raise sqlite3.DatabaseError("it does not say which run it is of")
+        stored_kind, stored = row
         if stored_kind != kind:
             raise InputError(
                 f"out must be a folder of its own, but {self.folder} holds a run of "

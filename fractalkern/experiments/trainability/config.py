@@ -153,4 +153,5 @@ def _check_memory(config: TrainabilityConfig) -> None:
     rows = config.steps * config.minibatch if config.condition == "tanh-minibatch" else 0
     # Drawing a number takes a counter, four words and their temporaries.
     needed = config.cells * _BYTES_PER_CELL + max(data, rows) * 160
-    require_memory("resolution, width and steps", needed)
+    settings = "resolution, width, steps and minibatch" if rows else "resolution and width"
+    require_memory(settings, needed)
