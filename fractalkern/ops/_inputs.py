@@ -86,14 +86,10 @@ def require_choice(op: str, name: str, value: object, choices: tuple[str, ...]) 
 
 def require_whole(op: str, name: str, value: Any, least: int) -> int:
     """`value` as an int; raises unless it is an integer of at least `least`."""
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None:
-        raise InputTypeError(f"{op}: {name} must be an integer of at least {least}, got {value!r}")
+    expected = f"{name} must be an integer of at least {least}"
+    number = as_integer(op, value, expected)
     if number < least:
-        raise InputError(f"{op}: {name} must be an integer of at least {least}, got {number}")
+        raise InputError(f"{op}: {expected}, got {number}")
     return number
 
 
