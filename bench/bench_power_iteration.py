@@ -199,6 +199,32 @@ def penalty_loop(case: str) -> Callable[[], np.ndarray]:
     return run
 
 
+def empty_function(case: str, public: bool) -> Callable[[], None]:
+    """What autograd takes for such a penalty where forward and backward compute nothing."""
+    import torch
+
+    weights = [w.requires_grad_() for w in _tensors(case)]
+    result = torch.zeros(len(weights) if public else ())
+    gradients = [torch.zeros_like(w) for w in weights]
+
+    class Empty(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *weights):
+            return result.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return tuple(torch.empty_like(w) for w in gradients)
+
+    def run() -> None:
+        for w in weights:
+            w.grad = None
+        output = Empty.apply(*weights)
+        (((output - 1).square().sum()) if public else output).backward()
+
+    return run
+
+
 def read_once(case: str) -> Callable[[], None]:
     """One read of all weights: a flat sum."""
     import torch
@@ -224,6 +250,17 @@ def _smallest(case: str) -> list[Contender]:
         return []
     name, work = f"op on {count} of 1x1, 1 pass", {"matrices": count, "bytes": 4 * count}
     return [Contender(name, smallest_call, (count,), work, role="floor")]
+
+
+def _empty_functions(case: str) -> list[Contender]:
+    count = len(CASES[case])
+    if count > 4:
+        return []
+    names = {"an empty autograd function": False, "an empty one, (sigma - 1).square().sum()": True}
+    return [
+        Contender(name, empty_function, (case, public), {"matrices": count}, "torch", role="floor")
+        for name, public in names.items()
+    ]
 
 
 def races(threads: int) -> Iterator[Race]:
@@ -279,6 +316,7 @@ def _penalty(case: str) -> Race:
             Contender("loop, u and v detached", penalty_loop, (case,), work, package="torch"),
             _floor(case),
             *_smallest(case),
+            *_empty_functions(case),
         ],
     )
 
