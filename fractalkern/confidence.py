@@ -52,13 +52,15 @@ def student_quantile(level: float, degrees: int) -> float:
 
 
 def mean_interval(values: list[float], level: float = 0.95) -> tuple[float, float, float] | None:
-    """Mean and Student's interval of independent values; None for fewer than two.
+    """Mean and Student's interval of independent measurements; None for fewer than two.
+
+    Those that agree to the last bit are one measurement: paths of a zoom that coincide, say.
 
     >>> from fractalkern.confidence import mean_interval
     >>> [round(x, 3) for x in mean_interval([1.0, 2.0, 3.0])]
     [2.0, -0.484, 4.484]
     """
-    if len(values) < 2:
+    if len(set(values)) < 2:
         return None
     mean = math.fsum(values) / len(values)
     variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)

@@ -187,6 +187,7 @@ def test_limits_of_confidence():
     assert high - 2.0 == pytest.approx(math.tan(0.475 * math.pi))
     assert 2.0 - low == pytest.approx(high - 2.0)
     assert confidence.mean_interval([1.0]) is None
+    assert confidence.mean_interval([1.5, 1.5]) is None
     for bad in [(-1, 5), (6, 5), (0, 0)]:
         with pytest.raises(InputError, match=r"^clopper_pearson_upper: hits must"):
             confidence.clopper_pearson_upper(*bad)

@@ -78,11 +78,8 @@ def joint_fit(zoom: "Zoom") -> ZoomFit | str:
 
 def _level(entries: "list[Level]") -> LevelSummary:
     good = used(entries)
-    dimensions = [entry.measured.dimension for entry in good]
-    interval = mean_interval([d for d in dimensions if d is not None], CONFIDENCE)
-    mean, low, high = interval or (None, None, None)
-    if len(dimensions) == 1:
-        mean = dimensions[0]
+    dimensions = [d for entry in good if (d := entry.measured.dimension) is not None]
+    _, low, high = mean_interval(dimensions, CONFIDENCE) or (None, None, None)
     flips = [entry.flipped for entry in entries if entry.flipped is not None]
     p_values = [entry.measured.p_value for entry in good if entry.measured.p_value is not None]
     return LevelSummary(
@@ -91,7 +88,7 @@ def _level(entries: "list[Level]") -> LevelSummary:
         frames=len(entries),
         used=len(good),
         converged_fraction=statistics.fmean(entry.converged_fraction for entry in entries),
-        dimension=mean,
+        dimension=statistics.fmean(dimensions) if dimensions else None,
         low=low,
         high=high,
         published=pooled_published(good),

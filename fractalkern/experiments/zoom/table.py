@@ -197,7 +197,7 @@ def _row(paths: Zoom, densest: Zoom) -> Row:
         for path in range(config.path_count)
         if (mean := _mean([e for e in good if e.path == path and e.level > 0])) is not None
     ]
-    overall, low, high = mean_interval(means) or (None, None, None)
+    _, low, high = mean_interval(means) or (None, None, None)
     return Row(
         condition=config.condition,
         steps=config.steps,
@@ -210,7 +210,7 @@ def _row(paths: Zoom, densest: Zoom) -> Row:
         deepest_low=last.low,
         deepest_high=last.high,
         deepest_width=last.width,
-        all_levels=overall,
+        all_levels=statistics.fmean(means) if means else None,
         all_levels_low=low,
         all_levels_high=high,
         p_value=last.p_value,
