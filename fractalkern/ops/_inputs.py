@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fractalkern.errors import InputError, InputTypeError
 
@@ -32,7 +33,7 @@ def as_tensor(op: str, name: str, value: Any) -> Tensor:
 
 def as_real(op: str, name: str, value: Any) -> Tensor:
     """`value`, finite real numbers of any dtype but bool, as float64 without its graph."""
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | float):
         with suppress(ValueError):  # of ragged lists: torch says what is wrong with them
             value = np.asarray(value)  # torch would make it float32
     numbers = as_tensor(op, name, value)
@@ -59,6 +60,16 @@ def values_readable(tensor: Tensor) -> bool:
     return not torch.compiler.is_compiling() and not is_capturing(tensor.device)
 
 
+def is_transformed() -> bool:
+    """Inside torch.func or forward-mode differentiation, which pass by an op's registered gradient.
+
+    Never while torch.compile traces.
+    """
+    return not torch.compiler.is_compiling() and (
+        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    )
+
+
 def require_shape(op: str, name: str, tensor: Tensor, shape: tuple[int, ...], meaning: str) -> None:
     """Raises unless `tensor` has exactly `shape`; `meaning` names the axes, as in "[D, n]"."""
     if tuple(tensor.shape) != shape:
@@ -75,8 +86,11 @@ def require_choice(op: str, name: str, value: object, choices: tuple[str, ...]) 
 
 def seed_of(op: str, seed: int | None, generator: torch.Generator | None) -> int:
     """The seed itself, or one drawn from the generator, or from torch's default one."""
-    if seed is None:
-        return int(torch.randint(2**63 - 1, (), generator=generator))
+    if not (generator is None or isinstance(generator, torch.Generator)):
+        raise InputTypeError(f"{op}: generator must be a torch.Generator, got {generator!r}")
+    if seed is None:  # on a device of its own: inside `with torch.device("meta")` too
+        place = "cpu" if generator is None else generator.device
+        return int(torch.randint(2**63 - 1, (), generator=generator, device=place))
     if generator is not None:
         raise InputError(f"{op}: seed and generator must not both be given")
     if not isinstance(seed, int) or isinstance(seed, bool):
