@@ -151,7 +151,7 @@ def fractal_noise(
         signed = number - 2**64 if number >= 2**63 else number
         native = (*arguments[:3], signed, *arguments[4:], dtype == torch.float64)
         ops = torch.ops.fractalkern
-        draw = ops.fractal_noise_spectrum
+        draw: Any = ops.fractal_noise_spectrum
         if name == "triton":
             draw = ops.fractal_noise_spectrum_triton
         if is_transformed():
