@@ -592,3 +592,15 @@ def test_more_passes_never_lose_the_vector(shape):
     for passes in range(12, 48):
         error = 1 - fk.power_iteration(weights, iters=passes).sigma.double() / exact
         assert error.max() < 0.03, passes
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0**60, 2.0**-60])
+def test_many_passes_over_a_low_rank_beyond_the_range_of_float(factor):
+    """Squares that leave float's range are summed in double, from a start rounded to float."""
+    decades = torch.linspace(9, -9, 60, dtype=torch.float64)[:, None]
+    weight = (gaussian(60, 50, seed=1) * 10**decades / 1e9 * factor).float()
+    exact = float(true_sigma(weight))
+    for seed in range(3):
+        for passes in (10, 30, 45, 70):
+            norms = power_iteration(weight, iters=passes, seed=seed)
+            assert float(norms.sigma) == pytest.approx(exact, rel=1e-3), (seed, passes)
