@@ -110,7 +110,7 @@ def genesis_(
     and 0.05 for the rest, LayerNorm gains included. Parameters of one element become 0.
 
     "fixed": parameters of two or more axes, each with mean 0 and the standard deviation it had
-    before; LayerNorm gains and biases keep their values.
+    before; LayerNorm gains, biases and parameters of one element keep their values.
 
     Parameter i of `named_parameters()`, which names a shared one once, has a seed of its own.
 
@@ -125,8 +125,9 @@ def genesis_(
         The model.
 
     Raises:
-        InputTypeError: no module.
-        InputError: a wrong value, or a parameter of more than 5 axes.
+        InputError: a wrong value, or a parameter of more than 5 axes or, if its values count, one
+            that is not finite. Then no parameter has changed.
+        InputTypeError: no module, or a parameter that is not floating point.
 
     Source: GenesisBrain, genesis_brain_trainer3.py, 2025.
 
@@ -138,19 +139,21 @@ def genesis_(
     True
     """
     op = "genesis_"
+    require_choice(op, "protocol", protocol, ("fixed", "published"))
     if not isinstance(model, nn.Module):
         raise InputTypeError(f"{op}: model must be a module, got {type(model).__name__}")
-    require_choice(op, "protocol", protocol, ("fixed", "published"))
+    published = protocol == "published"
+    law = "genesis" if published else "gaussian"
     key = seed_of(op, seed, generator)
-    for index, (name, parameter) in enumerate(model.named_parameters()):
-        if parameter.is_meta:
+    scales = [_genesis_scale(p, name, published) for name, p in model.named_parameters()]
+    for index, (parameter, scale) in enumerate(zip(model.parameters(), scales, strict=True)):
+        if scale is None:
             continue
-        own = random.derived_seed(key, index, stream=_PARAMETER_STREAM)
-        if protocol == "published":
-            _published(parameter, name, beta, own)
-        elif parameter.ndim >= 2:
-            _check(op, parameter)
-            _fill(parameter, beta, float(parameter.double().std(correction=0)), own)
+        if parameter.numel() < 2:
+            parameter.zero_()
+        else:
+            own = random.derived_seed(key, index, stream=_PARAMETER_STREAM)
+            _fill(parameter, beta, scale, own, law)
     return model
 
 
@@ -179,12 +182,10 @@ def shuffled_(
     >>> sorted(shuffled_(torch.arange(5), seed=1).tolist())
     [0, 1, 2, 3, 4]
     """
-    op = "shuffled_"
-    if not isinstance(tensor, Tensor):
-        raise InputTypeError(f"{op}: tensor must be a tensor, got {type(tensor).__name__}")
+    _require_tensor("shuffled_", tensor)
     if tensor.is_meta:
         return tensor
-    key = seed_of(op, seed, generator)
+    key = seed_of("shuffled_", seed, generator)
     order = random.uniform((tensor.numel(),), seed=key, stream=_PERMUTATION_STREAM).argsort()
     values = tensor.reshape(-1)[order.to(tensor.device)]
     return tensor.copy_(values.reshape(tensor.shape))
@@ -216,7 +217,7 @@ def white_like_(
     _check(op, tensor)
     if tensor.is_meta:
         return tensor
-    scale = float(tensor.double().std(correction=0))
+    scale = _own_std(op, tensor)
     return _fill(tensor, 0.0, scale, seed_of(op, seed, generator))
 
 
@@ -294,30 +295,46 @@ def _crop(half: Tensor, size: list[int], scale: float, out: Tensor) -> None:
     torch.add(torch.tensor(-mean * factor, dtype=out.dtype), out, alpha=factor, out=out)
 
 
-def _published(parameter: Tensor, name: str, beta: float, seed: int) -> None:
-    if parameter.ndim >= 2:
-        scale = math.sqrt(1 / parameter.shape[1])
-    else:
-        scale = _PUBLISHED_BIAS if "bias" in name else _PUBLISHED_GAIN
+def _genesis_scale(parameter: Tensor, name: str, published: bool) -> float | None:
+    """The standard deviation that a parameter is to have; None if it is left alone."""
+    op = "genesis_"
+    if parameter.is_meta or not (published or (parameter.ndim >= 2 and parameter.numel() > 1)):
+        return None
     if parameter.numel() < 2:
-        parameter.zero_()
-        return
-    _check("genesis_", parameter)
-    _fill(parameter, beta, scale, seed, "genesis")
+        return 0.0
+    _check(op, parameter, name)
+    if not published:
+        return _own_std(op, parameter, name)
+    if parameter.ndim >= 2:
+        return math.sqrt(1 / parameter.shape[1])
+    return _PUBLISHED_BIAS if "bias" in name else _PUBLISHED_GAIN
 
 
-def _check(op: str, tensor: Tensor) -> None:
-    if not isinstance(tensor, Tensor):
-        raise InputTypeError(f"{op}: tensor must be a torch.Tensor, got {type(tensor).__name__}")
+def _own_std(op: str, tensor: Tensor, name: str = "tensor") -> float:
+    std = float(tensor.double().std(correction=0))
+    if not math.isfinite(std):
+        raise InputError(f"{op}: {name} must be finite, but its standard deviation is {std}")
+    return std
+
+
+def _check(op: str, tensor: Tensor, name: str = "tensor") -> None:
+    _require_tensor(op, tensor)
     if tensor.dtype not in FLOAT_DTYPES:
-        raise InputTypeError(f"{op}: tensor must be floating point, got {tensor.dtype}")
+        raise InputTypeError(f"{op}: {name} must be floating point, got {tensor.dtype}")
+    if tensor.layout != torch.strided:
+        raise InputTypeError(f"{op}: {name} must be dense, got {tensor.layout}")
     if not 1 <= tensor.ndim <= _MAX_AXES:
-        raise InputError(f"{op}: tensor must have 1 to {_MAX_AXES} axes, got {tensor.ndim}")
+        raise InputError(f"{op}: {name} must have 1 to {_MAX_AXES} axes, got {tensor.ndim}")
     if tensor.numel() < 2:
         raise InputError(
-            f"{op}: tensor must have at least 2 elements to have a variance, "
+            f"{op}: {name} must have at least 2 elements to have a variance, "
             f"got shape {list(tensor.shape)}"
         )
+
+
+def _require_tensor(op: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise InputTypeError(f"{op}: tensor must be a torch.Tensor, got {type(tensor).__name__}")
 
 
 def _scale(op: str, tensor: Tensor, std: float | None, gain: float | None, mode: str) -> float:
@@ -325,7 +342,11 @@ def _scale(op: str, tensor: Tensor, std: float | None, gain: float | None, mode:
     if std is not None and gain is not None:
         raise InputError(f"{op}: only one of std and gain may be given, got std={std}, gain={gain}")
     for name, value in (("std", std), ("gain", gain)):
-        if value is not None and not (math.isfinite(value) and value >= 0):
+        try:
+            accepted = value is None or (math.isfinite(value) and value >= 0)
+        except TypeError:
+            raise InputTypeError(f"{op}: {name} must be a number, got {value!r}") from None
+        if not accepted:
             raise InputError(f"{op}: {name} must be finite and not negative, got {value}")
     if std is not None:
         return std

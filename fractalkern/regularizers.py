@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from fractalkern.errors import InputError, InputTypeError
 from fractalkern.modules import weights_of
+from fractalkern.ops._inputs import FLOAT_DTYPES, as_real, require_choice
 from fractalkern.ops._power_iteration_grad import (
     gradients_of,
     raise_input_error,
+    refuse_forward_mode,
 )
 
 __all__ = ["SpectralTarget", "spectral_penalty"]
@@ -136,6 +138,8 @@ class _Penalty(torch.autograd.Function):
         gradients = gradients_of(_scales(slope, grads[0]), vectors, weights)
         return None, None, None, None, None, None, *gradients
 
+    jvp = staticmethod(refuse_forward_mode)
+
 
 class _EagerPenalty(torch.autograd.Function):
     """The same for eager mode, where it has no setup_context, whose inspection costs 20 us."""
@@ -150,6 +154,7 @@ class _EagerPenalty(torch.autograd.Function):
         return penalty, sigma, following
 
     backward = staticmethod(_Penalty.backward)
+    jvp = staticmethod(refuse_forward_mode)
 
 
 def _same(weight: Tensor) -> Tensor:
@@ -173,7 +178,8 @@ class SpectralTarget(nn.Module):
         module: a module, of which every weight of two or more axes is taken (axes behind the first
             one flattened; parametrised weights as the module uses them; shared ones once), or a
             dict of stacked weights `[R, m, n]` of R models.
-        target: a number; one a layer, in order; a dict by name; with stacks also tensors `[R]`.
+        target: a number; one a layer, in order; a dict by name; with stacks tensors `[R]` in place
+            of any number.
         weight: the factor, a number, or with stacks a tensor `[R]`.
         include: which weights to take, called with the name and the tensor; default: all.
         iters: passes over each weight and call; at least 2, as one would not move a warm start.
@@ -226,12 +232,14 @@ class SpectralTarget(nn.Module):
             )
         if not self._getters:
             raise InputError(f"{OP}: module must have a weight of two or more axes, got none")
-        if not isinstance(iters, int) or iters < 2:
+        if not isinstance(iters, int) or not 2 <= iters < 2**63:
             raise InputError(f"{OP}: iters must be an integer of at least 2, got {iters!r}")
-        if method not in ("lanczos", "power"):
-            raise InputError(f"{OP}: method must be one of lanczos, power, got {method!r}")
+        require_choice(OP, "method", method, ("lanczos", "power"))
+        if not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise InputError(f"{OP}: seed must be an integer from 0 to 2^63 - 1, got {seed!r}")
         self.iters, self.method, self.seed = iters, method, seed
         weights = [getter() for getter in self._getters.values()]
+        self._check(weights)
         if not isinstance(module, nn.Module):
             stacks = {w.shape[0] if w.dim() == 3 else None for w in weights}
             if len(stacks) != 1 or None in stacks or 0 in stacks:
@@ -244,7 +252,7 @@ class SpectralTarget(nn.Module):
         self.register_buffer("target", self._targets(target).to(device))
         self.register_buffer("weight", self._per_model("weight", weight).to(device))
         columns = sum(
-            math.prod(w.shape) // w.shape[-2] if self.models else w[0].numel() for w in weights
+            w.shape[0] * w.shape[2] if self.models else math.prod(w.shape[1:]) for w in weights
         )
         dtype = torch.float64 if any(w.dtype == torch.float64 for w in weights) else torch.float32
         self.register_buffer("start", torch.zeros(columns, dtype=dtype, device=device))
@@ -254,17 +262,27 @@ class SpectralTarget(nn.Module):
         """The weights, in the order of the targets and of `sigma`."""
         return list(self._getters)
 
+    def _check(self, weights: list[Any]) -> None:
+        for name, weight in zip(self.names, weights, strict=True):
+            if not isinstance(weight, Tensor) or weight.dtype not in FLOAT_DTYPES:
+                got = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
+                raise InputTypeError(
+                    f"{OP}: weights must be float16, bfloat16, float32 or float64 tensors, "
+                    f"but {name} is {got}"
+                )
+            if weight.device != weights[0].device:
+                raise InputError(
+                    f"{OP}: weights must be on one device, but {self.names[0]} is on "
+                    f"{weights[0].device} and {name} on {weight.device}"
+                )
+
     def _per_model(self, name: str, value: Any) -> Tensor:
-        try:
-            tensor = torch.as_tensor(value, dtype=torch.float64)
-        except (TypeError, ValueError, RuntimeError):
-            raise InputTypeError(f"{OP}: {name} must be numbers, got {value!r}") from None
+        with torch.device("cpu"):  # values are checked, also of a model made on the meta device
+            tensor = as_real(OP, name, value).cpu()
         allowed = [()] if self.models is None else [(), (self.models,)]
         if tuple(tensor.shape) not in allowed:
             expected = "a number" if self.models is None else f"a number or [R] = [{self.models}]"
             raise InputError(f"{OP}: {name} must be {expected}, got shape {list(tensor.shape)}")
-        if not tensor.isfinite().all():
-            raise InputError(f"{OP}: {name} must be finite, got {value!r}")
         return tensor if self.models is None else tensor.expand(self.models).clone()
 
     def _targets(self, target: Any) -> Tensor:
@@ -274,7 +292,9 @@ class SpectralTarget(nn.Module):
                 wrong = sorted(set(target) ^ set(names))
                 raise InputError(f"{OP}: target must name exactly the weights, differs in {wrong}")
             values = [target[name] for name in names]
-        elif isinstance(target, list | tuple):
+        elif isinstance(target, list | tuple) or (
+            self.models is None and getattr(target, "ndim", 0) == 1
+        ):
             if len(target) != len(names):
                 raise InputError(
                     f"{OP}: target must have one entry a weight, {len(names)}, got {len(target)}"

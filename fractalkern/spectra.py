@@ -1,7 +1,6 @@
 """Spectra of fields: the slope of a measured one, and the dimension that goes with a slope."""
 
 import math
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fractalkern.errors import InputError, InputTypeError
-from fractalkern.ops._inputs import FLOAT_DTYPES, as_tensor
+from fractalkern.ops._inputs import FLOAT_DTYPES, as_number, as_tensor
 
 _NEWTON_STEPS = 50
 _BINS_PER_OCTAVE = 4
@@ -177,7 +176,7 @@ def fractal_dimension_of(beta: float, ndim: int) -> float:
     (1.5, 2.5)
     """
     _check_ndim("fractal_dimension_of", ndim)
-    beta = _number("fractal_dimension_of", "beta", beta)
+    beta = as_number("fractal_dimension_of", "beta", beta)
     if not ndim <= beta <= ndim + 2:
         raise InputError(
             f"fractal_dimension_of: beta must be from {ndim} to {ndim + 2} for ndim = {ndim}, "
@@ -202,7 +201,7 @@ def spectral_exponent_of(dimension: float, ndim: int) -> float:
     3.0
     """
     _check_ndim("spectral_exponent_of", ndim)
-    dimension = _number("spectral_exponent_of", "dimension", dimension)
+    dimension = as_number("spectral_exponent_of", "dimension", dimension)
     if not ndim <= dimension <= ndim + 1:
         raise InputError(
             f"spectral_exponent_of: dimension must be from {ndim} to {ndim + 1} for ndim = {ndim}, "
@@ -214,10 +213,3 @@ def spectral_exponent_of(dimension: float, ndim: int) -> float:
 def _check_ndim(op: str, ndim: int) -> None:
     if not isinstance(ndim, int) or isinstance(ndim, bool) or ndim < 1:
         raise InputError(f"{op}: ndim must be an integer of at least 1, got {ndim!r}")
-
-
-def _number(op: str, name: str, value: Any) -> float:
-    with suppress(TypeError, ValueError, RuntimeError):  # of what float() does not take
-        if not isinstance(value, str):
-            return float(value)
-    raise InputTypeError(f"{op}: {name} must be a number, got {value!r}")

@@ -14,11 +14,17 @@ from torch.nn.modules.conv import _ConvNd
 
 from fractalkern.errors import InputError, InputTypeError
 from fractalkern.modules import weights_of
-from fractalkern.ops._inputs import FLOAT_DTYPES, as_tensor, require_choice
+from fractalkern.ops._inputs import (
+    FLOAT_DTYPES,
+    as_tensor,
+    is_transformed,
+    require_choice,
+    values_readable,
+)
 from fractalkern.ops.power_iteration import power_iteration
 from fractalkern.sweeps.files import write_atomically
 
-_GATES = {"LSTM": "ifgo", "GRU": "rzn", "LSTMCell": "ifgo", "GRUCell": "rzn"}
+_GATES = {nn.LSTM: "ifgo", nn.GRU: "rzn", nn.LSTMCell: "ifgo", nn.GRUCell: "rzn"}
 
 
 @dataclass(frozen=True)
@@ -89,15 +95,16 @@ def spectral_norms(
     """Top singular value of every weight of a model, all matrices in one `power_iteration`.
 
     A weight is a matrix of its first axis against all others, with these exceptions: the
-    in-projection of `nn.MultiheadAttention` is one matrix a head for query, key and value, the
+    in-projections of `nn.MultiheadAttention` are one matrix a head for query, key and value, the
     weights of LSTM and GRU are one a gate, and convolutions with conv="operator" are the operator
     on an unbounded grid, sup over frequencies of the norm of the kernel's transform: stride,
     dilation and groups count, padding does not. The supremum is taken over `grid` frequencies an
     axis, from below, so it can be low by a part of order (kernel side / grid)².
 
     Args:
-        model: a module, or a dict of tensors by name; those of fewer than 2 axes are left out.
-        conv: "matrix" or "operator".
+        model: a module, or a dict of tensors by name; those of fewer than 2 axes or of a dtype
+            that `power_iteration` does not take are left out.
+        conv: "matrix", or for a module "operator".
         grid: frequencies an axis for "operator".
         iters: passes over each matrix at most.
         tol: residual at which a matrix stops.
@@ -107,7 +114,7 @@ def spectral_norms(
         SpectralNormTable. For "operator" rows lower and upper are the exact values over the grid.
 
     Raises:
-        InputError: no weight, or a wrong value.
+        InputError: no weight, a wrong value, or, on the CPU, a weight that is not finite.
         InputTypeError: a wrong type.
 
     Source: H. Sedghi, V. Gupta and P. M. Long, The singular values of convolutional layers,
@@ -127,6 +134,9 @@ def spectral_norms(
     pieces = list(_pieces(model, conv))
     if not pieces:
         raise InputError("spectral_norms: model must have a weight of 2 or more axes, got none")
+    for name, _, weight, _ in pieces:
+        if weight.is_cpu and weight.layout == torch.strided and not weight.isfinite().all():
+            raise InputError(f"spectral_norms: weights must be finite, but {name} is not")
     matrices = [matrix for _, _, matrix, operator in pieces if operator is None]
     norms = None
     if matrices:
@@ -156,7 +166,8 @@ def spectral_radius(matrix: Any) -> Tensor:
         matrix: [..., n, n], floating point, tensor or NumPy array.
 
     Returns:
-        [...], differentiable where the largest eigenvalue is simple.
+        [...], differentiable where the largest eigenvalue is simple. Under torch.vmap or
+        torch.compile, which can't raise, NaN for a matrix that is not finite.
 
     Raises:
         InputTypeError, InputError: not floating point, not square, of size 0, or not finite.
@@ -173,12 +184,15 @@ def spectral_radius(matrix: Any) -> Tensor:
         raise InputError(
             f"spectral_radius: matrix must be [..., n, n] with n >= 1, got {list(square.shape)}"
         )
-    if not square.isfinite().all():  # LAPACK would crash the process
-        raise InputError("spectral_radius: matrix must be finite")
+    finite = square.isfinite().all(-1).all(-1)
+    if values_readable(square) and not is_transformed() and not finite.all():
+        raise InputError("spectral_radius: matrix must be finite, but holds NaN or infinity")
     if square.dtype in (torch.float16, torch.bfloat16):
         square = square.float()
-    radius: Tensor = torch.linalg.eigvals(square).abs().amax(-1)
-    return radius
+    # LAPACK ends the process on some of what is not finite.
+    harmless = square.where(finite[..., None, None], 0)
+    radius: Tensor = torch.linalg.eigvals(harmless).abs().amax(-1)
+    return radius.where(finite, math.nan)
 
 
 Piece = tuple[str, str, Tensor, _ConvNd | None]
@@ -187,11 +201,15 @@ Piece = tuple[str, str, Tensor, _ConvNd | None]
 def _pieces(model: nn.Module | dict[str, Tensor], conv: str) -> Iterator[Piece]:
     """Name, kind, matrix (or whole kernel) and, for an operator, the layer."""
     if isinstance(model, dict):
+        if conv == "operator":
+            raise InputError(
+                'spectral_norms: conv must be "matrix" for a dict, which knows of no strides'
+            )
         for name, tensor in model.items():
             if not isinstance(tensor, Tensor):
                 raise InputTypeError(
-                    f"spectral_norms: model must hold tensors, got {type(tensor).__name__} for "
-                    f"{name!r}"
+                    f"spectral_norms: model must hold tensors, but {name} is a "
+                    f"{type(tensor).__name__}"
                 )
             if tensor.ndim >= 2 and tensor.dtype in FLOAT_DTYPES:
                 yield name, "matrix", tensor.flatten(1), None
@@ -203,12 +221,16 @@ def _pieces(model: nn.Module | dict[str, Tensor], conv: str) -> Iterator[Piece]:
     for name, owner, attribute in weights_of(model):
         weight: Tensor = getattr(owner, attribute)
         kind = type(owner).__name__
+        gates = next((g for layer, g in _GATES.items() if isinstance(owner, layer)), "")
         if isinstance(owner, nn.MultiheadAttention) and attribute == "in_proj_weight":
             for part, block in zip("qkv", weight.chunk(3), strict=True):
                 for head, matrix in enumerate(block.chunk(owner.num_heads)):
                     yield f"{name}[{part}, head {head}]", kind, matrix, None
-        elif kind in _GATES and attribute.startswith(("weight_ih", "weight_hh")):
-            for gate, matrix in zip(_GATES[kind], weight.chunk(len(_GATES[kind])), strict=True):
+        elif isinstance(owner, nn.MultiheadAttention) and attribute.endswith("_proj_weight"):
+            for head, matrix in enumerate(weight.chunk(owner.num_heads)):
+                yield f"{name}[head {head}]", kind, matrix, None
+        elif gates and attribute.startswith(("weight_ih", "weight_hh")):
+            for gate, matrix in zip(gates, weight.chunk(len(gates)), strict=True):
                 yield f"{name}[{gate}]", kind, matrix, None
         elif isinstance(owner, _ConvNd) and conv == "operator":
             yield name, kind, weight, owner
@@ -218,7 +240,7 @@ def _pieces(model: nn.Module | dict[str, Tensor], conv: str) -> Iterator[Piece]:
 
 def _operator_norm(weight: Tensor, layer: _ConvNd, grid: int) -> float:
     """sup over w of stride^(-d/2) |[K((w + 2 pi a) / stride)]_a|, the aliases a side by side."""
-    kernel = weight.double()
+    kernel = weight.double().cpu()
     # A transposed convolution is the adjoint of the plain one with its kernel: the same norm.
     groups = kernel.reshape(layer.groups, -1, *kernel.shape[1:])
     dims = kernel.ndim - 2

@@ -324,7 +324,7 @@ def test_a_matrix_that_is_not_finite_says_so_without_a_wait():
     broken = torch.ones(4, 4, device=DEVICE)
     broken[1, 1] = float("nan")
     norms = fk.power_iteration([broken, broken[2:]])
-    assert norms.status == ["not finite", "iterated"]
+    assert norms.status == ["non-finite", "iterated"]
     assert norms.sigma.isnan().tolist() == [True, False]
 
 

@@ -11,6 +11,8 @@ from fractalkern.ops import _inverse_fft
 from fractalkern.random import philox4x32
 from fractalkern.reference import fractal_noise as reference
 
+# torch itself compiles decompositions for it.
+FORWARD_MODE = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 SPECTRA = pytest.mark.parametrize("spectrum", ["gaussian", "phase", "genesis"])
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 # Lengths 1, 2, primes, odd and even in every place, unequal; rows that end inside a vector; more
@@ -215,6 +217,19 @@ def test_mean_is_zero_and_variance_one_for_every_beta(beta, dtype):
         assert (field.var(1, correction=0) - 1).abs().max() < 1e-5
 
 
+@DTYPES
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("beta", [1e5, 1e300, 10**400, -1e5, -1e300, [1.7e308]], ids=str)
+def test_huge_orders_leave_the_strongest_modes(beta, backend, dtype):
+    """Products with beta that overflow, and infinity times the 0 of modes out of the field."""
+    options = {"seed": 1, "batch": (1,), "dtype": dtype, "backend": backend}
+    field = fk.fractal_noise((16, 8), beta, **options)[0].double()
+    power = torch.fft.rfftn(field, norm="forward").abs().square()
+    rising = not isinstance(beta, list) and beta < 0
+    kept = power[8, 4] if rising else power[1, 0] + power[-1, 0]  # |k| of 1/16 is the least
+    assert float(kept) == pytest.approx(1, rel=1e-5)
+
+
 def test_ensemble_variance_is_one_in_expectation():
     for spectrum in ("gaussian", "phase", "genesis"):
         fields = fk.fractal_noise(
@@ -259,6 +274,14 @@ def test_spacing_makes_frequencies_physical():
     stretched = fk.fractal_noise((16, 16), 2.0, seed=0, spacing=4.0, normalize=None)
     plain = fk.fractal_noise((16, 16), 2.0, seed=0, normalize=None)
     torch.testing.assert_close(stretched, 4 * plain)  # |k| / 4 to the power of -beta / 2
+
+
+@pytest.mark.parametrize(
+    "spacing", [2.0, np.float32(2), torch.tensor(2.0), [2, 2.0], np.full(2, 2)]
+)
+def test_spacing_may_be_any_kind_of_number(spacing):
+    field = fk.fractal_noise((8, 6), 1.0, seed=0, spacing=spacing)
+    assert torch.equal(field, fk.fractal_noise((8, 6), 1.0, seed=0, spacing=(2.0, 2.0)))
 
 
 def test_band_limits_are_inclusive_frequencies():
@@ -415,6 +438,43 @@ def test_gradcheck_in_beta(normalize, spectrum):
     torch.testing.assert_close(ours, expected)
 
 
+@FORWARD_MODE
+@pytest.mark.parametrize("normalize", ["sample", "ensemble", None], ids=str)
+def test_torch_func_and_forward_mode_see_the_derivative(normalize):
+    beta = torch.tensor([0.5, -1.0], dtype=torch.float64)
+    tangent = torch.tensor([0.3, 0.7], dtype=torch.float64)
+
+    def draw(beta):
+        options = {"batch": 2, "normalize": normalize, "dtype": beta.dtype}
+        return fk.fractal_noise((4, 5), beta, seed=1, **options)
+
+    jacobian = torch.autograd.functional.jacobian(draw, beta)
+    torch.testing.assert_close(torch.func.jacrev(draw)(beta), jacobian)
+    _, forward = torch.func.jvp(draw, (beta,), (tangent,))
+    torch.testing.assert_close(forward, jacobian @ tangent)
+    assert torch.autograd.gradcheck(draw, beta.clone().requires_grad_(), check_forward_ad=True)
+
+
+@FORWARD_MODE
+def test_forward_mode_of_a_field_large_enough_for_blocks():
+    """Blocks are transformed in place, behind the back of a derivative."""
+    beta, size = torch.ones((), dtype=torch.float64), (2100, 4100)
+    _, tangent = torch.func.jvp(lambda b: fk.fractal_noise(size, b, seed=1), (beta,), (beta,))
+    step = 1e-3
+    ends = [fk.fractal_noise(size, 1 + sign * step, seed=1) for sign in (-1, 1)]
+    difference = (ends[1] - ends[0]) / (2 * step)
+    # The third derivative is of order ln(N)^3 / 48 = 10, and float32 loses eps / step.
+    torch.testing.assert_close(tangent, difference, rtol=0, atol=10 * step**2 + 3e-3)
+
+
+def test_a_seed_is_drawn_also_under_another_default_device():
+    torch.manual_seed(3)
+    expected = fk.fractal_noise(8, 1.0)
+    torch.manual_seed(3)
+    with torch.device("meta"):
+        assert torch.equal(fk.fractal_noise(8, 1.0), expected)
+
+
 @DTYPES
 @pytest.mark.parametrize("normalize", ["sample", "ensemble", "none"])
 def test_opcheck(normalize, dtype):
@@ -481,11 +541,37 @@ def test_threads_of_the_caller_do_not_disturb_each_other():
         ((4, 1.0), {"k_max": math.nan}, InputError, "k_max must be at least 0, got nan"),
         ((4, 1.0), {"k_min": 0.3, "k_max": 0.2}, InputError, "k_min must be finite and at most"),
         ((4, 1.0), {"k_min": 9.0}, InputError, "k_min and k_max must leave a mode"),
-        ((4, 1.0), {"k_min": "a"}, InputTypeError, "k_min must be a number or None, got 'a'"),
-        ((4, 1.0), {"spacing": ["a"]}, InputTypeError, "spacing must be numbers, got 'a'"),
         ((4, 1.0), {"generator": 5}, InputTypeError, "generator must be a torch.Generator, got 5"),
         ((4, 1.0), {"spacing": 0.0}, InputError, "spacing must be positive and finite, got 0.0"),
         ((4, 1.0), {"spacing": [1.0, 2.0]}, InputError, "spacing must be one number or one for"),
+        (
+            (4, 1.0),
+            {"spacing": 1e160},
+            InputError,
+            "spacing must be from 1e-140 to 1e+140, got 1e+160",
+        ),
+        ((4, 1.0), {"spacing": 1e-160}, InputError, "spacing must be from 1e-140 to 1e+140"),
+        ((4, 1.0), {"spacing": "wide"}, InputTypeError, "spacing must be a number, got 'w'"),
+        ((4, 1.0), {"spacing": [None]}, InputTypeError, "spacing must be a number, got None"),
+        ((4, 1.0), {"k_min": "low"}, InputTypeError, "k_min must be a number, got 'low'"),
+        ((4, 1.0), {"k_max": [0.2]}, InputTypeError, "k_max must be a number, got [0.2]"),
+        ((4, True), {}, InputTypeError, "beta must be real numbers, got bool"),
+        ((4, torch.ones(()).to_sparse()), {}, InputTypeError, "beta must be a dense tensor"),
+        ((4, torch.ones((), device="meta")), {}, InputTypeError, "beta must be a dense tensor"),
+        (
+            (4, torch.ones(()).to(torch.float8_e5m2)),
+            {},
+            InputTypeError,
+            "beta must be real numbers",
+        ),
+        ((4, 1.0), {"generator": 5, "seed": None}, InputTypeError, "generator must be a torch.Gen"),
+        ((4, 1.0), {"out": np.zeros(4)}, InputTypeError, "out must be a torch.Tensor, got ndarray"),
+        (
+            (4, 1.0),
+            {"out": torch.zeros(4, requires_grad=True)},
+            InputError,
+            "out must not require a gradient",
+        ),
         ((4, 1.0), {"dtype": torch.int32}, InputTypeError, "dtype must be one of float16"),
         ((4, 1.0), {"dtype": torch.complex64}, InputTypeError, "dtype must be one of float16"),
         ((4, 1.0), {"out": torch.empty(5)}, InputError, "out must have shape [*batch, *size]"),
@@ -505,11 +591,17 @@ def test_threads_of_the_caller_do_not_disturb_each_other():
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_bad_input_is_one_sentence(arguments, options, error, named):
-    if "generator" in options:
+    if isinstance(options.get("generator"), torch.Generator):
         options = options | {"seed": 1}
     with pytest.raises(error, match=r"^[^\n]+$") as caught:
         fk.fractal_noise(*arguments, **({"seed": 0} | options))
     assert named in str(caught.value)
+
+
+def test_an_absent_device_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BackendError, match=r"^fractal_noise: device must be cpu here, got cuda"):
+        fk.fractal_noise(4, 1.0, seed=0, device="cuda")
 
 
 def test_the_raw_op_guards_its_memory():

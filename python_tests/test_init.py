@@ -132,6 +132,26 @@ def test_genesis_gives_each_parameter_its_own_numbers_and_repeats_them():
         assert torch.equal(a, b)
 
 
+def test_genesis_takes_parameters_without_a_variance():
+    """Of one element, or of none."""
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(4, 4), nn.Bilinear(1, 1, 0))
+    before = model[0].weight.detach().clone()
+    genesis_(model, seed=0)
+    assert torch.equal(model[0].weight, before)
+    genesis_(model, protocol="published", seed=0)
+    assert not model[0].weight.any()
+    assert float(model[1].weight.detach().std(correction=0)) == pytest.approx(0.5, rel=1e-5)
+
+
+def test_genesis_changes_nothing_where_it_refuses():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    nn.init.constant_(model[1].weight, math.nan)
+    before = model[0].weight.detach().clone()
+    with pytest.raises(fk.InputError, match=r"^genesis_: 1\.weight must be finite"):
+        genesis_(model, seed=0)
+    assert torch.equal(model[0].weight, before)
+
+
 def test_genesis_fills_a_shared_weight_once():
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
     model[1].weight = model[0].weight
@@ -168,6 +188,9 @@ BAD = {
     "mode": (torch.ones(4, 4), {"mode": "fan"}, "mode must be one of fan_in, fan_out, fan_avg"),
     "beta": (torch.ones(4, 4), {"beta": math.nan}, "beta must be finite, got nan"),
     "seed": (torch.ones(4, 4), {"seed": -1}, "seed must be an integer from 0"),
+    "std as text": (torch.ones(4, 4), {"std": "1"}, "std must be a number, got '1'"),
+    "sparse": (torch.eye(4).to_sparse(), {}, "tensor must be dense, got torch.sparse_coo"),
+    "generator": (torch.ones(4, 4), {"generator": 1}, "generator must be a torch.Generator, got 1"),
 }
 
 
@@ -179,8 +202,14 @@ def test_bad_input_is_one_sentence(case):
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_model_or_tensor_is_named():
-    with pytest.raises(fk.InputTypeError, match="genesis_: model must be a module, got Tensor"):
-        genesis_(torch.ones(4, 4))
-    with pytest.raises(fk.InputTypeError, match="shuffled_: tensor must be a tensor, got list"):
-        shuffled_([1.0])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_white_like_refuses_what_has_no_variance(bad):
+    with pytest.raises(fk.InputError, match="white_like_: tensor must be finite"):
+        white_like_(torch.tensor([1.0, bad]), seed=0)
+
+
+def test_other_types_are_refused():
+    with pytest.raises(fk.InputTypeError, match="model must be a module, got list"):
+        genesis_([nn.Linear(2, 2)], seed=0)
+    with pytest.raises(fk.InputTypeError, match=r"tensor must be a torch.Tensor, got list"):
+        shuffled_([1.0, 2.0], seed=0)

@@ -4,12 +4,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.autograd import forward_ad
 
 import fractalkern as fk
 from fractalkern import InputError, InputTypeError, power_iteration
 from fractalkern.random import normal, uniform
 from fractalkern.reference.power_iteration import STREAM
+from fractalkern.regularizers import spectral_penalty
 
+# torch itself compiles decompositions for it.
+FORWARD_MODE = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 METHODS = pytest.mark.parametrize("method", ["lanczos", "power"])
 BACKENDS = pytest.mark.parametrize("backend", ["native", "reference"])
 EPS = 2.0**-52
@@ -339,6 +343,18 @@ def test_useless_starts_raise(value, backend):
         ),
         ([torch.eye(2)], {"start": torch.ones(2)}, InputError, "start must be a list of 1 vectors"),
         ([torch.eye(2)], {"start": [torch.ones(2).int()]}, InputTypeError, "floating point"),
+        (
+            torch.eye(2),
+            {"start": torch.ones(2, device="meta")},
+            InputError,
+            "start must be on the device of the weights, cpu, got meta",
+        ),
+        (
+            [torch.eye(2)] * 2,
+            {"start": [torch.ones(2), torch.ones(2, device="meta")]},
+            InputError,
+            r"start\[1\] must be on the device of the weights",
+        ),
         (torch.eye(2), {"backend": "magic"}, InputError, "backend must be one of"),
     ],
 )
@@ -439,6 +455,17 @@ def test_vmap_over_a_stack_of_models():
     assert torch.equal(shared[:, 1] > 0, torch.ones(3, dtype=torch.bool))
 
 
+def test_vmap_over_no_models():
+    first, second = torch.zeros(0, 6, 5), gaussian(3, 7)
+
+    def model(a):
+        norms = power_iteration([a, second])
+        return norms.sigma, norms.v[1]
+
+    sigma, v = torch.vmap(model)(first)
+    assert sigma.shape == (0, 2) and v.shape == (0, 7)
+
+
 def test_vmap_of_a_tensor_and_its_gradient():
     stack = (
         with_spectrum([3.0, 1.0], 5, 4).repeat(3, 1, 1) * torch.tensor([1.0, 2, 3])[:, None, None]
@@ -525,6 +552,23 @@ def test_func_grad_twice_is_a_clear_error():
         torch.func.grad(slope)(gaussian(4, 3))
 
 
+@FORWARD_MODE
+def test_forward_mode_is_a_clear_error():
+    """A sigma without its tangent would pass for a constant."""
+    weight = gaussian(4, 3)
+
+    def penalty(weight):
+        return spectral_penalty([weight], torch.ones(1), torch.tensor(1.0))[0]
+
+    for function in (lambda w: power_iteration(w).sigma, penalty):
+        with pytest.raises(NotImplementedError, match="has no forward-mode derivative"):
+            torch.func.jvp(function, (weight,), (weight,))
+        with forward_ad.dual_level():
+            assert torch.equal(function(weight), function(weight))
+            with pytest.raises(NotImplementedError, match="has no forward-mode derivative"):
+                function(forward_ad.make_dual(weight, weight))
+
+
 def test_results_depend_on_the_seed_alone():
     weights = [gaussian(30, 20), gaussian(10, 40)]
     assert same_bits(power_iteration(weights, seed=7), power_iteration(weights, seed=7))
@@ -548,3 +592,15 @@ def test_more_passes_never_lose_the_vector(shape):
     for passes in range(12, 48):
         error = 1 - fk.power_iteration(weights, iters=passes).sigma.double() / exact
         assert error.max() < 0.03, passes
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0**60, 2.0**-60])
+def test_many_passes_over_a_low_rank_beyond_the_range_of_float(factor):
+    """Squares that leave float's range are summed in double, from a start rounded to float."""
+    decades = torch.linspace(9, -9, 60, dtype=torch.float64)[:, None]
+    weight = (gaussian(60, 50, seed=1) * 10**decades / 1e9 * factor).float()
+    exact = float(true_sigma(weight))
+    for seed in range(3):
+        for passes in (10, 30, 45, 70):
+            norms = power_iteration(weight, iters=passes, seed=seed)
+            assert float(norms.sigma) == pytest.approx(exact, rel=1e-3), (seed, passes)

@@ -1,5 +1,6 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -85,6 +86,26 @@ def test_include_and_convolutions():
     assert by_name.target.tolist() == [1.0, 2.0]
 
 
+@pytest.mark.parametrize("kind", [list, torch.tensor, np.asarray])
+def test_targets_of_the_layers_may_be_a_tensor(kind):
+    ours = SpectralTarget(mlp(), kind([1.0, 2.0, 0.5]))
+    assert ours.target.tolist() == [1.0, 2.0, 0.5]
+    with pytest.raises(InputError, match="one entry a weight, 3, got 2"):
+        SpectralTarget(mlp(), kind([1.0, 2.0]))
+
+
+def test_a_module_made_on_the_meta_device():
+    with torch.device("meta"):
+        layer = nn.Linear(3, 3)
+        ours = SpectralTarget(layer)
+    assert ours.start.is_meta
+
+
+def test_stacks_of_empty_matrices():
+    ours = SpectralTarget({"a": torch.ones(2, 0, 3), "b": torch.ones(2, 3, 0)}, target=2.0)
+    assert ours.penalty().tolist() == [8.0, 8.0]
+
+
 def test_stacks_of_models_equal_single_ones():
     stacks = {"a": torch.randn(3, 5, 4).double(), "b": torch.randn(3, 6, 5).double()}
     stacks = {name: w.requires_grad_() for name, w in stacks.items()}
@@ -149,7 +170,6 @@ def test_opcheck_and_gradcheck():
         (lambda: SpectralTarget(mlp(), [1.0]), InputError, "one entry a weight, 3, got 1"),
         (lambda: SpectralTarget(mlp(), {"x": 1.0}), InputError, "exactly the weights"),
         (lambda: SpectralTarget(mlp(), float("nan")), InputError, "target must be finite"),
-        (lambda: SpectralTarget(mlp(), "a"), InputTypeError, "target must be numbers, got 'a'"),
         (
             lambda: SpectralTarget(mlp(), weight=torch.ones(2)),
             InputError,
@@ -161,6 +181,23 @@ def test_opcheck_and_gradcheck():
             "iters must be an integer of at least 2",
         ),
         (lambda: SpectralTarget({"a": torch.ones(2, 2)}), InputError, r"shape \[R, m, n\]"),
+        (lambda: SpectralTarget(mlp(), seed=-1), InputError, "seed must be an integer from 0"),
+        (lambda: SpectralTarget(mlp(), seed="a"), InputError, "seed must be an integer from 0"),
+        (lambda: SpectralTarget(mlp(), iters=2**70), InputError, "iters must be an integer"),
+        (lambda: SpectralTarget(mlp(), "high"), InputTypeError, "target must be a tensor or an"),
+        (lambda: SpectralTarget(mlp(), 1j), InputTypeError, "target must be real numbers"),
+        (lambda: SpectralTarget(mlp(), weight=None), InputTypeError, "weight must be a tensor or"),
+        (lambda: SpectralTarget({"a": 1}), InputTypeError, "tensors, but a is int"),
+        (
+            lambda: SpectralTarget({"a": torch.ones(2, 3, 3).long()}),
+            InputTypeError,
+            "tensors, but a is torch.int64",
+        ),
+        (
+            lambda: SpectralTarget({"a": torch.ones(1, 1, 1), "b": torch.ones(1, 1, 1).to("meta")}),
+            InputError,
+            "weights must be on one device, but a is on cpu and b on meta",
+        ),
     ],
 )
 def test_bad_input(build, error, message):

@@ -45,6 +45,28 @@ def test_every_kind_of_layer_is_named():
     assert not any(name.startswith("norm") for name in rows)
 
 
+def test_projections_of_their_own_width_and_subclasses_are_split_too():
+    class Memory(nn.LSTM):
+        pass
+
+    attention = nn.MultiheadAttention(8, 2, kdim=6, vdim=4)
+    rows = {row.name: row for row in fk.spectral_norms(attention).rows}
+    for name in ("q", "k", "v"):
+        whole = getattr(attention, f"{name}_proj_weight")
+        row = rows[f"{name}_proj_weight[head 1]"]
+        assert row.sigma == pytest.approx(norm(whole[4:]), rel=1e-4)
+    assert len(rows) == 3 * 2 + 1
+    names = [row.name for row in fk.spectral_norms(Memory(3, 5)).rows]
+    assert names[0] == "weight_ih_l0[i]" and len(names) == 2 * 4
+
+
+def test_a_parametrised_buffer_is_no_weight():
+    layer = nn.Linear(3, 3)
+    layer.register_buffer("mask", torch.ones(3, 3))
+    nn.utils.parametrize.register_parametrization(layer, "mask", nn.Identity())
+    assert [row.name for row in fk.spectral_norms(layer).rows] == ["weight"]
+
+
 def unrolled(layer, size):
     """The matrix of a 1-D or 2-D convolution on a torus of `size` cells an axis."""
     dims = layer.weight.ndim - 2
@@ -111,9 +133,15 @@ def test_spectral_radius():
     torch.testing.assert_close(symmetric.grad, torch.diag(torch.tensor([0.0, -1.0]).double()))
 
 
-def _not_finite():
-    layer = nn.Conv2d(1, 1, 3)
-    nn.init.constant_(layer.weight, math.inf)
+def test_spectral_radius_under_vmap():
+    matrices = torch.stack([torch.eye(2), torch.full((2, 2), math.nan), 3 * torch.eye(2)])
+    radii = torch.vmap(fk.spectral_radius)(matrices)
+    torch.testing.assert_close(radii, torch.tensor([1.0, math.nan, 3.0]), equal_nan=True)
+
+
+def broken_convolution():
+    layer = nn.Conv1d(2, 2, 3)
+    nn.init.constant_(layer.weight, math.nan)
     return layer
 
 
@@ -122,15 +150,22 @@ def _not_finite():
     [
         (lambda: fk.spectral_radius(torch.ones(2, 3)), r"matrix must be \[..., n, n\]"),
         (lambda: fk.spectral_radius(torch.ones(2, 2).long()), "matrix must be floating point"),
-        # Once LAPACK took the whole process with it.
-        (lambda: fk.spectral_radius(torch.full((3, 3), torch.nan)), "matrix must be finite"),
-        (lambda: fk.spectral_radius(torch.eye(3) / 0), "matrix must be finite"),
-        (lambda: fk.spectral_norms({"a": [1.0]}), "model must hold tensors, got list for 'a'"),
-        (lambda: fk.spectral_norms(_not_finite(), conv="operator"), "finite, but 'weight' is not"),
+        (lambda: fk.spectral_radius(torch.full((2, 2), math.nan)), "matrix must be finite"),
+        (lambda: fk.spectral_radius(torch.full((3, 2, 2), math.inf)), "matrix must be finite"),
         (lambda: fk.spectral_norms(nn.ReLU()), "model must have a weight"),
         (lambda: fk.spectral_norms(nn.Linear(2, 2), conv="fft"), "conv must be one of"),
         (lambda: fk.spectral_norms(nn.Linear(2, 2), grid=1), "grid must be an integer"),
         (lambda: fk.spectral_norms([1]), "model must be a module or a dict, got list"),
+        (lambda: fk.spectral_norms({"a": [1]}), "model must hold tensors, but a is a list"),
+        (lambda: fk.spectral_norms({"a": torch.eye(2)}, conv="operator"), "conv must be .matrix."),
+        (
+            lambda: fk.spectral_norms({"a": torch.eye(2), "b": torch.eye(2) / 0}),
+            "weights must be finite, but b is not",
+        ),
+        (
+            lambda: fk.spectral_norms(broken_convolution(), conv="operator"),
+            "weights must be finite, but weight is not",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(call, message):
@@ -159,3 +194,53 @@ def test_command_line_refuses_what_is_no_checkpoint(tmp_path, capsys, name):
     assert printed.out == ""
     assert printed.err.startswith("fractalkern: checkpoint must be")
     assert len(printed.err.splitlines()) == 1
+
+
+def write_shards(folder, *names):
+    """A checkpoint as transformers writes it, of which only the files `names` are there."""
+    folder.mkdir()
+    shards = {"a.weight": "model-00001-of-00002", "b.weight": "model-00002-of-00002"}
+    shards = {name: f"{file}.safetensors" for name, file in shards.items()}
+    for name in names:
+        safetensors.torch.save_file({name: 2 * torch.eye(3)}, folder / shards[name])
+    index = json.dumps({"metadata": {}, "weight_map": shards})
+    (folder / "model.safetensors.index.json").write_text(index)
+    return folder
+
+
+def test_command_line_reads_the_files_of_an_index(tmp_path, capsys):
+    folder = write_shards(tmp_path / "model", "a.weight", "b.weight")
+    safetensors.torch.save_file({"a.weight": torch.eye(3)}, folder / "original.safetensors")
+    assert main(["sigma", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:6] for line in lines[1:]] == [
+        [name, "matrix", "3", "x", "3", "2"] for name in ("a.weight", "b.weight")
+    ]
+
+
+def test_command_line_refuses_half_a_checkpoint(tmp_path, capsys):
+    missing = write_shards(tmp_path / "missing", "a.weight")
+    broken = write_shards(tmp_path / "broken", "a.weight", "b.weight")
+    (broken / "model.safetensors.index.json").write_text("{}")
+    twice = write_shards(tmp_path / "twice", "a.weight")
+    (twice / "model.safetensors.index.json").unlink()
+    safetensors.torch.save_file({"a.weight": torch.eye(3)}, twice / "other.safetensors")
+    for folder, message in (
+        (missing, "model-00002-of-00002.safetensors: No such file"),
+        (broken, "checkpoint must have a weight_map in its index"),
+        (twice, "checkpoint must name each tensor once, but a.weight is in"),
+    ):
+        assert main(["sigma", str(folder)]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert message in printed.err and len(printed.err.splitlines()) == 1
+
+
+def test_command_line_says_what_it_leaves_out(tmp_path, capsys):
+    path = tmp_path / "model.safetensors"
+    tensors = {"ids": torch.ones(2, 2).long(), "small": torch.ones(2, 2).to(torch.float8_e5m2)}
+    safetensors.torch.save_file(tensors | {"w": torch.eye(2)}, path)
+    assert main(["sigma", str(path)]) == 0
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 2
+    assert printed.err == "left out, of another dtype: ids (int64), small (float8_e5m2)\n"

@@ -95,9 +95,11 @@ class Solver {
     start_from_right();
   }
 
-  // `right_`, rounded as it would be returned, as basis vector 0.
+  // `right_`, rounded as it would be returned, as basis vector 0. Rounded to float it is a unit
+  // vector to the precision of float alone, and Lanczos in double would lose its orthogonality.
   void start_from_right() {
-    for (int64_t j = 0; j < width_; ++j) basis_[j] = static_cast<C>(right_[j]);
+    const double norm = std::is_same_v<S, C> ? 1 : std::sqrt(squares(right_, width_));
+    for (int64_t j = 0; j < width_; ++j) basis_[j] = static_cast<C>(right_[j] / norm);
   }
 
   // And back.

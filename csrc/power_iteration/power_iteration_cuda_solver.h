@@ -285,6 +285,17 @@ class SpectralSolver {
     return true;
   }
 
+  // v_ / |v_| where v_ was rounded to float for numbers that are double: to the precision of float
+  // alone it is no unit vector, and Lanczos would lose its orthogonality.
+  __device__ __noinline__ void normalise_v() {
+    if (std::is_same_v<C, float> || m_.type == SpectralType::kDouble) return;
+    double square = 0;
+    every_column([&](int64_t j) { square += static_cast<double>(v_[j]) * v_[j]; });
+    const double norm = std::sqrt(block_sum(square, shared_.sweep.slots));
+    every_column([&](int64_t j) { v_[j] = static_cast<C>(v_[j] / norm); });
+    __syncthreads();
+  }
+
   // Rounded as it would be returned.
   __device__ C returned(double x) const {
     return static_cast<C>(m_.type == SpectralType::kDouble ? x : static_cast<float>(x));
@@ -429,6 +440,7 @@ class SpectralSolver {
         t.size = 0;
         shared_.inverse_norms[0] = 1;
       }
+      if (iterations_ < call_.passes - 1) normalise_v();
       each_column([&](int64_t j) { basis_[j] = v_[j]; });
       while (iterations_ < call_.passes - 1 && size < basis_size_ && !exhausted) {
         if (size > 0) load_v(basis_ + size * columns_, shared_.inverse_norms[size]);

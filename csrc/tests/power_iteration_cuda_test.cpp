@@ -351,6 +351,27 @@ void check_special() {
   }
 }
 
+// Float entries whose squares leave float's range, of a low numerical rank: Lanczos in double goes
+// on where little but rounding is left.
+void check_low_rank_beyond_float() {
+  Random random(6);
+  std::vector<Stack> stacks;
+  Stack& w = stacks.emplace_back(random, SpectralType::kFloat, 1, 60, 50, 0.0);
+  w.values.clear();
+  for (int64_t i = 0; i < 60; ++i)
+    for (int64_t j = 0; j < 50; ++j)
+      w.set(i * w.weight.row_stride + j,
+            std::exp2(60.0 - static_cast<double>(i)) * random.normal());
+  Options o;
+  o.lanczos = true;
+  for (o.passes = 5; o.passes <= 45; o.passes += 20) {
+    const Results ours = on_cuda(stacks, o, nullptr, 0), cpu = on_cpu(stacks, o, nullptr);
+    CHECK(near(ours.sigma[0], cpu.sigma[0], 0.02 * cpu.sigma[0]), o.passes, ours.sigma[0],
+          cpu.sigma[0]);
+    CHECK(o.passes < 25 || ours.bounds[0] < 1e-6, o.passes, ours.bounds[0]);
+  }
+}
+
 // The gradients of a list longer than one launch holds, and the penalty over groups.
 void check_backward() {
   Random random(7);
@@ -471,6 +492,7 @@ int main() {
   check_backward();
   check_schedule();
   check_special();
+  check_low_rank_beyond_float();
   check_lists();
   check_shapes();
   return testing_result();

@@ -2,11 +2,13 @@
 
 import operator
 from contextlib import suppress
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fractalkern.errors import BackendError, InputError, InputTypeError
 
@@ -33,7 +35,7 @@ def as_tensor(op: str, name: str, value: Any) -> Tensor:
 
 def as_real(op: str, name: str, value: Any) -> Tensor:
     """`value`, finite real numbers of any dtype but bool, as float64 without its graph."""
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | float):
         with suppress(ValueError):  # of ragged lists: torch says what is wrong with them
             value = np.asarray(value)  # torch would make it float32
     numbers = as_tensor(op, name, value)
@@ -60,6 +62,16 @@ def values_readable(tensor: Tensor) -> bool:
     return not torch.compiler.is_compiling() and not is_capturing(tensor.device)
 
 
+def is_transformed() -> bool:
+    """Inside torch.func or forward-mode differentiation, which pass by an op's registered gradient.
+
+    Never while torch.compile traces.
+    """
+    return not torch.compiler.is_compiling() and (
+        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    )
+
+
 def require_shape(op: str, name: str, tensor: Tensor, shape: tuple[int, ...], meaning: str) -> None:
     """Raises unless `tensor` has exactly `shape`; `meaning` names the axes, as in "[D, n]"."""
     if tuple(tensor.shape) != shape:
@@ -76,6 +88,14 @@ def as_integer(op: str, value: Any, expected: str) -> int:
         except TypeError:  # a tensor of floats, or of several integers
             pass
     raise InputTypeError(f"{op}: {expected}, got {value!r}")
+
+
+def as_number(op: str, name: str, value: Any) -> float:
+    """`value`, of Python, NumPy or a tensor of one element, as a float."""
+    is_scalar = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
+    if not (isinstance(value, Real) or is_scalar):
+        raise InputTypeError(f"{op}: {name} must be a number, got {value!r}")
+    return float(value)
 
 
 def require_choice(op: str, name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -128,10 +148,11 @@ def device_of(op: str, device: torch.device | str) -> torch.device:
 
 def seed_of(op: str, seed: int | None, generator: torch.Generator | None) -> int:
     """The seed itself, or one drawn from the generator, or from torch's default one."""
-    if generator is not None and not isinstance(generator, torch.Generator):
+    if not (generator is None or isinstance(generator, torch.Generator)):
         raise InputTypeError(f"{op}: generator must be a torch.Generator, got {generator!r}")
-    if seed is None:
-        return int(torch.randint(2**63 - 1, (), generator=generator))
+    if seed is None:  # on a device of its own: inside `with torch.device("meta")` too
+        place = "cpu" if generator is None else generator.device
+        return int(torch.randint(2**63 - 1, (), generator=generator, device=place))
     if generator is not None:
         raise InputError(f"{op}: seed and generator must not both be given")
     if not isinstance(seed, int) or isinstance(seed, bool):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fractalkern import _native  # noqa: F401  # registers the op that the fake kernel belongs to
 from fractalkern.errors import InputError, InputTypeError
+from fractalkern.ops._inputs import is_transformed
 from fractalkern.ops._spectral_norms import Outputs
 from fractalkern.reference import power_iteration as reference
 
@@ -36,7 +37,7 @@ def call(weights: list[Tensor], start: Tensor | None, *options: Any) -> Any:
 
 def _needs_function(weights: list[Tensor]) -> bool:
     # Inside torch.func.vmap a tensor does not know of a torch.func.grad around it.
-    if torch._C._are_functorch_transforms_active():
+    if is_transformed():
         return True
     if torch.is_grad_enabled():
         for weight in weights:
@@ -131,6 +132,14 @@ def refuse_double_backward(ctx: Any, *_: Any) -> NoReturn:
 torch.library.register_autograd("fractalkern::power_iteration_backward", refuse_double_backward)
 
 
+def refuse_forward_mode(ctx: Any, *_: Any) -> NoReturn:
+    """The forward-mode derivative: there is none."""
+    raise NotImplementedError(
+        f"{OP}: sigma has no forward-mode derivative; use torch.func.grad or jacrev, or "
+        "torch.linalg.matrix_norm(W, 2)"
+    )
+
+
 def _leading(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
@@ -146,7 +155,8 @@ def _stacked_sizes(stacked: Sequence[Tensor]) -> tuple[list[int], list[int], lis
 def _unstack(flat: Tensor, sizes: list[int], batch: int) -> Tensor:
     """`[..., sum]` with the batch inside each of the parts, to `[..., batch, sum / batch]`."""
     parts = torch.split(flat, [batch * part for part in sizes], -1)
-    return torch.cat([p.reshape(*p.shape[:-1], batch, -1) for p in parts], -1)
+    shaped = zip(parts, sizes, strict=True)
+    return torch.cat([p.reshape(*p.shape[:-1], batch, size) for p, size in shaped], -1)
 
 
 def _restack(flat: Tensor, sizes: list[int]) -> Tensor:
@@ -244,6 +254,8 @@ class _Sigma(torch.autograd.Function):
             return (None,) * (6 + len(weights))
         return None, None, None, None, None, None, *gradients_of(grads[0], vectors, weights)
 
+    jvp = staticmethod(refuse_forward_mode)
+
     @staticmethod
     def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:  # type: ignore[override]
         """One call for the whole batch."""
@@ -265,6 +277,7 @@ class _EagerSigma(torch.autograd.Function):
         return outputs
 
     backward = staticmethod(_Sigma.backward)
+    jvp = staticmethod(refuse_forward_mode)
 
 
 def call_reference(weights: list[Tensor], start: Tensor | None, *options: Any) -> Outputs:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-STATUS = ("iterated", "converged", "not converged", "zero", "not finite")
+STATUS = ("iterated", "converged", "not converged", "zero", "non-finite")
 
 # sigma [B], the left vectors and then the right ones, bounds [3, B], codes [2, B].
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]

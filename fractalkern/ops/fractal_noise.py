@@ -1,7 +1,8 @@
 """`fractal_noise`: N-dimensional Gaussian fields with power ~ |k|^-beta."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,10 @@ from fractalkern.memory import require_memory
 from fractalkern.ops import _inverse_fft
 from fractalkern.ops._inputs import (
     FLOAT_DTYPES,
+    INTEGER_DTYPES,
+    as_number,
     device_of,
+    is_transformed,
     require_choice,
     require_shape,
     seed_of,
@@ -27,6 +31,10 @@ OP = "fractal_noise"
 MAX_AXES = 5
 SPECTRA = ("gaussian", "phase", "genesis")
 NORMALIZATIONS = ("sample", "ensemble", "none")
+# Of larger ones products overflow in float32; far below, a single |k| is left of the field.
+_LARGEST_BETA = 1e30
+# Squares of frequencies fit into float64.
+_LEAST_SPACING, _LARGEST_SPACING = 1e-140, 1e140
 
 assert _native  # importing it registers torch.ops.fractalkern.fractal_noise_spectrum
 
@@ -76,7 +84,7 @@ def fractal_noise(
             None: c = 1.
         k_min: modes with a smaller |k| are 0.
         k_max: modes with a larger |k| are 0.
-        spacing: distance of grid points, one for all axes or one an axis; None: 1.
+        spacing: distance of grid points, 1e-140 to 1e140, one for all axes or one an axis; None: 1.
         batch: leading shape of independent fields.
         common_noise: all fields of the batch draw as the first does.
         dtype: float64, float32, or bfloat16 and float16 (computed in float32); None: that of
@@ -86,7 +94,7 @@ def fractal_noise(
         backend: "native", "reference" or "triton"; None: that of `use_backend`, else native.
 
     Returns:
-        `[*batch, *size]`. Differentiable in `beta`.
+        `[*batch, *size]`. Differentiable in `beta`, backward and forward.
 
     float32 and float64 use the same uniform numbers, rounded. The coefficients are bit-equal for
     any number of threads and instruction set, and on a CUDA device from call to call; those of the
@@ -99,6 +107,7 @@ def fractal_noise(
         InputError: a size, choice, range or shape is wrong; no mode is left to normalize; more
             memory needed than there is.
         InputTypeError: a type or dtype is wrong.
+        BackendError: there is no such device, or the backend does not run on it.
 
     Source: J. Timmer and M. König, "On generating power law noise", Astronomy and Astrophysics 300,
     707 (1995), in N dimensions.
@@ -143,9 +152,11 @@ def fractal_noise(
         signed = number - 2**64 if number >= 2**63 else number
         native = (*arguments[:3], signed, *arguments[4:], dtype == torch.float64)
         ops = torch.ops.fractalkern
-        draw = ops.fractal_noise_spectrum
+        draw: Any = ops.fractal_noise_spectrum
         if name == "triton":
             draw = ops.fractal_noise_spectrum_triton
+        if is_transformed():
+            draw = partial(_Spectrum.apply, draw)
         half = torch.view_as_complex(draw(*native))
         if out is not None and out.dtype in (torch.float32, torch.float64) and out.is_contiguous():
             in_place = out.view(len(betas), *sizes)
@@ -181,7 +192,8 @@ def half_spectrum(
 def _inverse(half: Tensor, sizes: list[int], axes: tuple[int, ...], out: Tensor | None) -> Tensor:
     if half.numel() == 0:
         return half.real.new_empty([half.shape[0], *sizes])
-    if half.shape[0] == 1 and not half.requires_grad and not torch.compiler.is_compiling():
+    plain = not (half.requires_grad or torch.compiler.is_compiling() or is_transformed())
+    if half.shape[0] == 1 and plain:
         return _inverse_fft.irfftn(half[0], sizes, None if out is None else out[0])[None]
     field: Tensor = torch.fft.irfftn(half, s=sizes, dim=axes, norm="forward", out=out)
     return field
@@ -219,60 +231,62 @@ def _lengths(name: str, value: int | Sequence[int], least: int) -> list[int]:
 def _spacings(spacing: float | Sequence[float] | None, axes: int) -> list[float]:
     if spacing is None:
         return [1.0] * axes
-    try:
-        values = [spacing] * axes if isinstance(spacing, int | float) else list(spacing)
-    except TypeError:
-        raise InputTypeError(f"{OP}: spacing must be numbers, got {spacing!r}") from None
+    several = isinstance(spacing, Iterable) and getattr(spacing, "ndim", 1) > 0
+    each: Any = spacing if several else [spacing] * axes
+    values = [as_number(OP, "spacing", value) for value in each]
     if len(values) != axes:
         raise InputError(
             f"{OP}: spacing must be one number or one for each of {axes} axes, got {len(values)}"
         )
     for value in values:
-        try:
-            usable = math.isfinite(value) and value > 0
-        except TypeError:
-            raise InputTypeError(f"{OP}: spacing must be numbers, got {value!r}") from None
-        if not usable:
+        if not (math.isfinite(value) and value > 0):
             raise InputError(f"{OP}: spacing must be positive and finite, got {value}")
-    return [float(value) for value in values]
+        if not _LEAST_SPACING <= value <= _LARGEST_SPACING:
+            raise InputError(
+                f"{OP}: spacing must be from {_LEAST_SPACING} to {_LARGEST_SPACING}, got {value}"
+            )
+    return values
 
 
 def _band(k_min: float | None, k_max: float | None) -> tuple[float, float]:
-    low, high = 0.0 if k_min is None else k_min, math.inf if k_max is None else k_max
+    low = 0.0 if k_min is None else as_number(OP, "k_min", k_min)
+    high = math.inf if k_max is None else as_number(OP, "k_max", k_max)
     for name, value in (("k_min", low), ("k_max", high)):
-        try:
-            usable = value >= 0
-        except TypeError:
-            raise InputTypeError(f"{OP}: {name} must be a number or None, got {value!r}") from None
-        if not usable:
+        if not value >= 0:
             raise InputError(f"{OP}: {name} must be at least 0, got {value}")
     if low > high or low == math.inf:
         raise InputError(f"{OP}: k_min must be finite and at most k_max, got {low} and {high}")
-    return float(low), float(high)
+    return low, high
 
 
 def _betas(beta: Any, batch: list[int], device: torch.device) -> Tensor:
     """One float64 number an item, `[B]`, on `device`."""
     items = math.prod(batch)
     if isinstance(beta, float | int) and not isinstance(beta, bool):
-        if not math.isfinite(beta):
+        if not abs(beta) < math.inf:
             raise InputError(f"{OP}: beta must be finite, got {beta}")
-        return torch.full((items,), float(beta), dtype=torch.float64, device=device)
+        number = float(max(-_LARGEST_BETA, min(beta, _LARGEST_BETA)))
+        return torch.full((items,), number, dtype=torch.float64, device=device)
     try:
         betas = beta if isinstance(beta, Tensor) else torch.as_tensor(beta, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputTypeError(
             f"{OP}: beta must be a number or a tensor of them, got {type(beta).__name__} ({error})"
         ) from None
-    if betas.is_complex() or betas.dtype == torch.bool:
-        raise InputTypeError(f"{OP}: beta must be real, got {betas.dtype}")
+    if betas.dtype not in (*FLOAT_DTYPES, *INTEGER_DTYPES) or beta is True or beta is False:
+        got = betas.dtype if isinstance(beta, Tensor) else type(beta).__name__
+        raise InputTypeError(f"{OP}: beta must be real numbers, got {got}")
+    if betas.layout != torch.strided or betas.is_meta:
+        raise InputTypeError(
+            f"{OP}: beta must be a dense tensor with values, got {betas.layout} on {betas.device}"
+        )
     if betas.dim() > 0:
         require_shape(OP, "beta", betas, tuple(batch), "[*batch]")
     if values_readable(betas):
         bad = betas[~betas.isfinite()]
         if bad.numel():
             raise InputError(f"{OP}: beta must be finite, got {float(bad[0])}")
-    betas = betas.to(device, torch.float64)
+    betas = betas.to(device, torch.float64).clamp(-_LARGEST_BETA, _LARGEST_BETA)
     return betas.expand(items) if betas.dim() == 0 else betas.reshape(items)
 
 
@@ -282,6 +296,8 @@ def _placement(
     out: Tensor | None,
     shape: list[int],
 ) -> tuple[torch.dtype, torch.device]:
+    if out is not None and not isinstance(out, Tensor):
+        raise InputTypeError(f"{OP}: out must be a torch.Tensor, got {type(out).__name__}")
     if dtype is None:
         dtype = torch.get_default_dtype() if out is None else out.dtype
     if dtype not in FLOAT_DTYPES:
@@ -298,6 +314,8 @@ def _placement(
             place = out.device
         if out.device != place:
             raise InputError(f"{OP}: out must be on the device {place}, got {out.device}")
+        if out.requires_grad and torch.is_grad_enabled():
+            raise InputError(f"{OP}: out must not require a gradient")
     return dtype, place
 
 
@@ -341,6 +359,13 @@ def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradient of beta."""
+    slope = _slope(ctx)
+    modes, axes = ctx.saved_tensors[1], tuple(range(1, slope.dim()))
+    return ((gradient * modes).sum(-1).double() * slope).sum(axes), *[None] * 9
+
+
+def _slope(ctx: Any) -> Tensor:
     """d modes / d beta = -(ln|k| - m)/2 modes, m the mean of ln|k| weighted by the fixed power."""
     beta, modes = ctx.saved_tensors
     k2 = reference.square_frequency(ctx.size, ctx.step).to(modes.device)
@@ -354,10 +379,37 @@ def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     elif ctx.normalize == "ensemble":
         logits = -beta.view(-1, *[1] * k2.dim()) * log_k + weight.log()
         mean = (torch.softmax(logits.flatten(1), 1) * log_k.flatten()).sum(1)
-    slope = -0.5 * (log_k - mean.view(-1, *[1] * k2.dim()))
-    return ((gradient * modes).sum(-1).double() * slope).sum(axes), *[None] * 9
+    return -0.5 * (log_k - mean.view(-1, *[1] * k2.dim()))
 
 
 torch.library.register_autograd(
     "fractalkern::fractal_noise_spectrum", backward, setup_context=setup_context
 )
+
+
+class _Spectrum(torch.autograd.Function):
+    """The op under torch.func and forward mode, where its registered derivative is not seen."""
+
+    @staticmethod
+    def forward(draw: Any, *inputs: Any) -> Any:  # type: ignore[override]
+        """The op's result."""
+        return draw(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keeps what the derivatives need."""
+        setup_context(ctx, inputs[1:], output)
+        ctx.save_for_forward(inputs[1], output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        """The gradient of beta."""
+        return None, *backward(ctx, gradient)
+
+    @staticmethod
+    def jvp(ctx: Any, _: Any, tangent: Tensor, *__: Any) -> Tensor:  # type: ignore[override]
+        """The tangent of the modes."""
+        slope, modes = _slope(ctx), ctx.saved_tensors[1]
+        moved = slope * tangent.view(-1, *[1] * (slope.dim() - 1))
+        result: Tensor = (moved[..., None] * modes).to(modes.dtype)
+        return result

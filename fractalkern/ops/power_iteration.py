@@ -75,7 +75,7 @@ def power_iteration(
     is not contiguous are copied first, a matrix at a time. On CUDA only the latter are copied,
     matrices that fit into the shared memory of a multiprocessor are read once, and results are
     bit-equal from run to run on one kind of device. Nothing waits for the device there: a matrix
-    or start that is not finite gives sigma, u and v NaN and the status "not finite", a start of
+    or start that is not finite gives sigma, u and v NaN and the status "non-finite", a start of
     zeros stands for a random one.
 
     Raises:
@@ -108,7 +108,7 @@ def power_iteration(
     if not all_cpu or not tensors:
         _check_devices(tensors)
     _check_options(iters, tol, method, seed, delta)
-    flat_start = None if start is None else _flat_start(start, shapes, is_list)
+    flat_start = None if start is None else _flat_start(start, tensors, is_list)
 
     limit = -1.0 if tol is None else float(tol)
     lanczos = method == "lanczos"
@@ -164,27 +164,33 @@ def _check_options(iters: object, tol: object, method: object, seed: object, del
     require_choice(OP, "method", method, METHODS)
 
 
-def _flat_start(start: Any, shapes: list[tuple[int, ...]], is_list: bool) -> Tensor:
+def _flat_start(start: Any, weights: list[Tensor], is_list: bool) -> Tensor:
     if not is_list:
         vector = as_tensor(OP, "start", start)
-        _check_start("start", vector, (*shapes[0][:-2], shapes[0][-1]))
+        _check_start("start", vector, weights[0])
         return vector.detach().reshape(-1)
-    if not isinstance(start, list | tuple) or len(start) != len(shapes):
+    if not isinstance(start, list | tuple) or len(start) != len(weights):
         got = f"{len(start)} of them" if isinstance(start, list | tuple) else type(start).__name__
         raise InputError(
-            f"{OP}: start must be a list of {len(shapes)} vectors, one a weight, got {got}"
+            f"{OP}: start must be a list of {len(weights)} vectors, one a weight, got {got}"
         )
     vectors = [as_tensor(OP, f"start[{i}]", vector) for i, vector in enumerate(start)]
-    for i, (vector, shape) in enumerate(zip(vectors, shapes, strict=True)):
-        _check_start(f"start[{i}]", vector, shape[1:])
+    for i, (vector, weight) in enumerate(zip(vectors, weights, strict=True)):
+        _check_start(f"start[{i}]", vector, weight)
     return torch.cat([vector.detach() for vector in vectors])
 
 
-def _check_start(name: str, vector: Tensor, shape: tuple[int, ...]) -> None:
+def _check_start(name: str, vector: Tensor, weight: Tensor) -> None:
+    shape = (*weight.shape[:-2], weight.shape[-1])
     if vector.dtype not in _DTYPES:
         raise InputTypeError(f"{OP}: {name} must be floating point, got {vector.dtype}")
     if tuple(vector.shape) != shape:
         raise InputError(f"{OP}: {name} must have shape {list(shape)}, got {list(vector.shape)}")
+    if vector.device != weight.device:
+        raise InputError(
+            f"{OP}: {name} must be on the device of the weights, {weight.device}, "
+            f"got {vector.device}"
+        )
 
 
 def _empty(weight: Tensor) -> Outputs:

@@ -122,7 +122,8 @@ def fractal_noise(
         if normalize != "none" and bool((weight > 0).any()):
             in_band = log_k[weight > 0]
             reference = float(in_band.min() if exponent > 0 else in_band.max())
-        amplitude = torch.exp(-exponent / 2 * (log_k - reference)) * (weight > 0)
+        relative = torch.where(weight > 0, log_k - reference, 0.0)
+        amplitude = torch.exp(-exponent / 2 * relative) * (weight > 0)
         modes = amplitude * unit_modes(size, seed, 0 if common_noise else item, spectrum)
         if normalize == "sample":
             power = (weight * modes.abs().square()).sum()
