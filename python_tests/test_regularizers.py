@@ -54,6 +54,48 @@ def test_training_reaches_the_target():
         assert float(torch.linalg.matrix_norm(weight.detach(), 2)) == pytest.approx(1.5, abs=1e-2)
 
 
+def conv_and_parametrised():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(2, 3, 3), nn.Linear(4, 3), weight_norm(nn.Linear(3, 2))]
+    frozen = nn.Linear(3, 3)
+    frozen.weight.requires_grad_(False)
+    return nn.Sequential(*layers, frozen, nn.Linear(3, 5, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("kind", ["module", "stacks"])
+def test_backward_without_autograd_adds_the_same_gradients(kind):
+    module = conv_and_parametrised()
+    stacks = {"a": torch.randn(3, 5, 4).requires_grad_(), "b": torch.randn(3, 6, 5)}
+    learning = [*module.parameters()] if kind == "module" else [*stacks.values()]
+    found = []
+    for how in ("autograd", "directly"):
+        ours = SpectralTarget(module if kind == "module" else stacks, target=0.5, weight=0.3)
+        for parameter in learning:
+            parameter.grad = None
+        for _ in range(2):  # the second call adds to what is there, from the warm start
+            if how == "autograd":
+                penalty = ours.penalty()
+                penalty.sum().backward()
+            else:
+                penalty = ours.backward()
+        assert not (how == "directly" and penalty.requires_grad)
+        found.append((penalty.detach(), ours.start, [p.grad for p in learning]))
+    (penalty, start, expected), (directly, next_start, gradients) = found
+    assert torch.equal(penalty, directly) and torch.equal(start, next_start)
+    assert sum(gradient is not None for gradient in gradients) == (5 if kind == "module" else 1)
+    for a, b in zip(gradients, expected, strict=True):
+        assert a is b is None or torch.equal(a, b)
+
+
+def test_backward_needs_a_weight_that_learns():
+    with pytest.raises(InputError, match="SpectralTarget: some weight must require a gradient"):
+        SpectralTarget({"a": torch.randn(2, 3, 3)}).backward()
+    module = nn.Linear(2, 2)
+    nn.init.constant_(module.weight, float("nan"))
+    with pytest.raises(InputError, match="weights must be finite"):
+        SpectralTarget(module).backward()
+
+
 def test_state_dict_goes_on_where_it_was():
     module = mlp()
     first = SpectralTarget(module)
