@@ -1,9 +1,10 @@
 """The command line: one verb, one entry in `VERBS`.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done, 2 a mistake in the request
-(one sentence on stderr), 130 interrupted.
+(one sentence on stderr), 130 interrupted, 141 nobody reads stdout any more.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,17 @@ from fractalkern.errors import BackendError, InputError
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb and returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()  # what fails at exit, nobody can catch
+    except BrokenPipeError:  # its reader, `head` say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in VERBS:
         return _usage(arguments)
     verb = VERBS[arguments[0]]

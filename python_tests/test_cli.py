@@ -129,6 +129,15 @@ def test_help(capsys, arguments):
     assert "noqa" not in text  # tyro takes a comment for help where there is no docstring
 
 
+@pytest.mark.parametrize("arguments", ["--help", "zoom --help", "doctor"])
+def test_a_reader_that_has_had_enough_is_no_error(arguments):
+    command = [sys.executable, "-m", "fractalkern", *arguments.split()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("fractalkern 0.")
