@@ -189,3 +189,55 @@ def test_singular_values_of_stacks_starts_and_zeros():
     torch.library.opcheck(
         ops.power_iteration_triton, ([weights[0, 0]], None, 3, -1.0, True, 1e-6, 0)
     )
+
+
+def test_kernels_are_launched_while_the_device_of_their_tensors_is_current(monkeypatch):
+    # Triton launches on the current device, which need not be the tensors'.
+    from fractalkern.triton import box_count, fractal_noise, power_iteration
+
+    chosen, launched = [], []
+
+    class Chosen:
+        def __init__(self, device):
+            self.device = device
+
+        def __enter__(self):
+            chosen.append(self.device)
+
+        def __exit__(self, *_):
+            chosen.pop()
+
+    class Recorded:
+        def __init__(self, kernel):
+            self.kernel = kernel
+
+        def __getitem__(self, grid):
+            launched.append((self.kernel.__name__, list(chosen)))
+            return self.kernel[grid]
+
+    monkeypatch.setattr(torch.accelerator, "device_index", Chosen)
+    kernels = {box_count: ("_merge", "_count"), fractal_noise: ("_draw",)}
+    for module, names in (kernels | {power_iteration: ("_sweep",)}).items():
+        for name in names:
+            monkeypatch.setattr(module, name, Recorded(getattr(module, name)))
+    with fk.use_backend("triton"):
+        fk.box_count(torch.eye(4, dtype=torch.bool))
+        fk.fractal_noise((4, 4), 1.0, seed=0)
+        fk.power_iteration(torch.eye(3), iters=2)
+    assert {name for name, _ in launched} == {"_merge", "_count", "_draw", "_sweep"}
+    assert all(devices == [None] for _, devices in launched)
+
+
+def test_noise_copies_nothing_from_the_host(monkeypatch):
+    def refused(*_, **__):
+        raise AssertionError("a tensor of a list: a graph cannot capture its copy to the device")
+
+    monkeypatch.setattr(torch, "tensor", refused)
+    fk.fractal_noise((6, 4), 1.0, seed=0, k_max=0.4, backend="triton")
+
+
+def test_torch_compile_captures_no_kernel_that_waits():
+    unsafe = torch.Tag.cudagraph_unsafe
+    assert unsafe in ops.power_iteration_triton.default.tags
+    assert unsafe not in ops.fractal_noise_spectrum_triton.default.tags
+    assert unsafe not in ops.box_count_triton.default.tags

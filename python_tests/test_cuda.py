@@ -433,6 +433,24 @@ def test_a_second_device_works_while_the_first_is_current():
     assert ((results["train_sweep"].cpu() < 0) == converged).double().mean() >= 0.99
 
 
+@pytest.mark.needs("second-cuda")
+@pytest.mark.needs("triton")
+def test_triton_works_on_a_second_device_while_the_first_is_current():
+    device = torch.device("cuda:1")
+    mask = (torch.rand(130, 512, generator=generator()) < 0.02).to(device)
+    matrices = [w.to(device) for w in weights(MATRICES["small"], torch.float32)]
+    calls = {
+        "box_count": lambda: fk.box_count(mask).counts,
+        "fractal_noise": lambda: fk.fractal_noise((65, 40), 1.3, seed=3, device=device),
+        "power_iteration": lambda: fk.power_iteration(matrices, iters=7, method="power").sigma,
+    }
+    expected = {name: call() for name, call in calls.items()}
+    with fk.use_backend("triton"):
+        for name, call in calls.items():
+            torch.testing.assert_close(call(), expected[name], rtol=1e-5, atol=1e-5)
+    assert torch.cuda.current_device() == 0
+
+
 def test_calls_are_captured_in_a_graph():
     mask = torch.zeros(300, 300, dtype=torch.bool, device=DEVICE)
     arguments, options = moved(*view("tanh-minibatch", resolution=16, steps=20))
@@ -659,9 +677,12 @@ def test_field_is_written_to_out_and_differentiable_in_beta():
     torch.testing.assert_close(*gradients)
 
 
-def test_noise_is_captured_in_a_graph():
+@pytest.mark.parametrize(
+    "backend", ["native", pytest.param("triton", marks=pytest.mark.needs("triton"))]
+)
+def test_noise_is_captured_in_a_graph(backend):
     beta = torch.tensor(0.5, dtype=torch.float64, device=DEVICE)
-    options = {"seed": 3, "device": DEVICE, "dtype": torch.float32}
+    options = {"seed": 3, "device": DEVICE, "dtype": torch.float32, "backend": backend}
     fk.fractal_noise((300, 200), beta, **options)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()

@@ -4,8 +4,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <mutex>
-#include <set>
 #include <utility>
 
 #include "common/cuda_stream.h"
@@ -30,7 +30,7 @@ namespace fractalkern {
 
 constexpr int kWarp = 32;
 constexpr unsigned kWholeWarp = 0xFFFFFFFF;
-constexpr size_t kSharedBytesWithoutAsking = 48 * 1024;
+constexpr size_t kSharedBytesWithoutAsking = 32 * 1024;  // 48 KB with what a kernel has itself
 
 // Throws std::runtime_error with one sentence, "<op>: ...", unless `status` is success.
 void check_cuda(cudaError_t status, const char* op);
@@ -60,28 +60,27 @@ inline int multiprocessors(const CudaStream& stream) {
   return count;
 }
 
-// Bytes of shared memory that a block may have.
-inline int64_t shared_memory_limit(const CudaStream& stream) {
-  int bytes = static_cast<int>(kSharedBytesWithoutAsking);
-  cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, stream.device);
-  return bytes;
-}
-
-// Lets a block of `kernel` have all the dynamic shared memory that the device gives: once for each
-// of the two, as a limit that follows each launch's need is a race between threads of the host.
-inline void allow_shared_memory(const void* kernel, const CudaStream& stream, const char* op) {
+// Bytes of dynamic shared memory that a block of `kernel` may have: all that the device gives and
+// the kernel does not take itself, which for sm_90 may be a kilobyte even where it declares none.
+// The kernel is allowed all of it, once for each device: a limit that follows each launch's need is
+// a race between threads of the host.
+inline int64_t allow_shared_memory(const void* kernel, const CudaStream& stream, const char* op) {
   static std::mutex mutex;
-  static std::set<std::pair<const void*, int>> done;
+  static std::map<std::pair<const void*, int>, int64_t> limits;
   const std::lock_guard<std::mutex> lock(mutex);
-  if (done.contains({kernel, stream.device})) return;
+  const auto known = limits.find({kernel, stream.device});
+  if (known != limits.end()) return known->second;
+  int most = 0;
+  check_cuda(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, stream.device),
+             op);
   cudaFuncAttributes kernels_own{};
   check_cuda(cudaFuncGetAttributes(&kernels_own, kernel), op);
-  const int64_t limit =
-      shared_memory_limit(stream) - static_cast<int64_t>(kernels_own.sharedSizeBytes);
+  const int64_t limit = most - static_cast<int64_t>(kernels_own.sharedSizeBytes);
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(limit)),
              op);
-  done.emplace(kernel, stream.device);
+  limits.emplace(std::pair(kernel, stream.device), limit);
+  return limit;
 }
 
 // The block's dynamic shared memory.

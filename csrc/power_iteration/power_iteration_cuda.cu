@@ -112,8 +112,10 @@ int64_t shared_bytes_of(const SpectralCall& call, const SpectralWeight& weight) 
 class Records {
  public:
   Records(const PowerIterationCuda& problem, const SpectralCall& call, const CudaStream& stream)
-      : stream_(stream), blocks_(multiprocessors(stream)) {
-    const int64_t limit = shared_memory_limit(stream);
+      : stream_(stream),
+        blocks_(multiprocessors(stream)),
+        most_bytes_(
+            allow_shared_memory(reinterpret_cast<const void*>(&solve_matrices), stream, kOp)) {
     std::vector<int64_t> bytes;
     int64_t index = 0, left = 0, right = 0;
     for (int64_t i = 0; i < problem.count; ++i) {
@@ -121,7 +123,7 @@ class Records {
       SpectralRecord record{w.data, w.rows, w.columns, w.row_stride, index, left, right, 0,
                             w.type, 0,      1};
       const int64_t needed = shared_bytes_of(call, w);
-      if (needed <= limit) {
+      if (needed <= most_bytes_) {
         small_.push_back({record, w.stack, small_count_});
         small_bytes_ = std::max(small_bytes_, needed);
         small_entries_ = std::max(small_entries_, w.rows * w.columns);
@@ -153,7 +155,6 @@ class Records {
   }
 
   void solve(const SpectralCall& call) {
-    const int64_t limit = shared_memory_limit(stream_);
     const int64_t large_count = static_cast<int64_t>(large_.size());
     auto* const records = static_cast<SpectralRecord*>(stream_.scratch(
         (small_count_ + large_count) * static_cast<int64_t>(sizeof(SpectralRecord))));
@@ -170,8 +171,8 @@ class Records {
       auto* const arrivals = static_cast<unsigned*>(stream_.scratch(counters));
       check_cuda(cudaMemsetAsync(arrivals, 0, static_cast<size_t>(counters), native(stream_)), kOp);
       launch_together(kOp, &solve_matrices, static_cast<unsigned>(blocks_), shape(kMostThreads),
-                      static_cast<size_t>(limit), stream_, call, records + small_count_,
-                      large_count, scratch, arrivals, limit);
+                      static_cast<size_t>(most_bytes_), stream_, call, records + small_count_,
+                      large_count, scratch, arrivals, most_bytes_);
     }
     // Few threads wait for each other less, and leave room for more blocks.
     const int64_t threads = small_entries_ > 8192 ? kMostThreads : 128;
@@ -193,6 +194,7 @@ class Records {
 
   const CudaStream& stream_;
   const int blocks_;
+  const int64_t most_bytes_;  // of shared memory
   std::vector<RecordOfStack> small_, large_;
   int64_t small_count_ = 0, small_bytes_ = 0, small_entries_ = 0, scratch_bytes_ = 0;
 };

@@ -354,10 +354,12 @@ class SpectralSolver {
     measured_.squares = total(kSquares);
     if (!std::isfinite(measured_.squares) || !(measured_.squares < 1e200)) return false;
     if (!(measured_.squares > 1e-200)) return false;
+    const double left = total(kLeftSquare);
+    if (!kCareful && !call_.wide && !(left > 1e-60 && left < 1e74)) return false;  // y is floats
     double square = 0;
     every_column([&](int64_t j) { square += static_cast<double>(v_[j]) * v_[j]; });
     measured_.right_norm = std::sqrt(block_sum(square, shared_.sweep.slots));
-    measured_.left_norm = std::sqrt(total(kLeftSquare));
+    measured_.left_norm = std::sqrt(left);
     measured_.largest_row = maximum(kLargestRow);
     sigma_ = measured_.left_norm / measured_.right_norm;
     double distance = 0, largest_column = 0;

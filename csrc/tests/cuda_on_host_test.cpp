@@ -93,7 +93,7 @@ void test_shared_memory_is_allowed_once_for_a_kernel_and_a_device() {
   for (std::thread& thread : threads) thread.join();
   CHECK(limits.size() == 6, limits.size());
   for (const void* kernel : kernels)
-    CHECK(std::count(limits.begin(), limits.end(), std::pair(kernel, size_t{64 * 1024})) == 3);
+    CHECK(std::count(limits.begin(), limits.end(), std::pair(kernel, size_t{63 * 1024})) == 3);
 
   std::vector<int> out(kWarp);
   for (const size_t bytes : {60u * 1024, 50u * 1024, 1024u})

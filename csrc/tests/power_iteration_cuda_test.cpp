@@ -372,6 +372,63 @@ void check_low_rank_beyond_float() {
   }
 }
 
+// The results of weights of which none is double are floats: those in double, rounded, the bounds
+// outwards; numbers that leave the range of float on the way do not cost the vectors theirs.
+void check_float_results() {
+  Random random(8);
+  const auto compare = [](const std::vector<Stack>& stacks, const Options& o) {
+    const std::string name = describe(stacks, o, false);
+    const Results exact = on_cuda(stacks, o, nullptr, 0);
+    const Sizes sizes(stacks);
+    std::vector<SpectralWeight> weights;
+    for (const Stack& s : stacks) weights.push_back(s.weight);
+    const auto many = [](int64_t size) {
+      return std::vector<float>(static_cast<size_t>(size), NAN);
+    };
+    std::vector<float> sigma = many(sizes.count), vectors = many(sizes.left + sizes.right),
+                       bounds = many(3 * sizes.count), next = many(sizes.right);
+    std::vector<int64_t> codes(static_cast<size_t>(2 * sizes.count), -1);
+    power_iteration_cuda({weights.data(), static_cast<int64_t>(weights.size()), o.passes, o.tol,
+                          o.lanczos, o.delta, o.seed, nullptr, false, false, sigma.data(),
+                          vectors.data(), bounds.data(), codes.data(), next.data()},
+                         cuda_on_host::stream_with_scratch());
+    CHECK(codes == exact.codes, name);
+    // A sigma below float's normal numbers is rounded to its least one.
+    for (size_t i = 0; i < sigma.size(); ++i)
+      CHECK(near(sigma[i], static_cast<float>(exact.sigma[i]), 1e-6) ||
+                std::abs(sigma[i] - exact.sigma[i]) <= 0x1p-149,
+            name, i, sigma[i], exact.sigma[i]);
+    for (size_t i = 0; i < vectors.size(); ++i)
+      CHECK(std::abs(vectors[i] - exact.vectors[i]) <= 1e-6, name, i, vectors[i], exact.vectors[i]);
+    const auto count = static_cast<size_t>(sizes.count);
+    for (size_t i = 0; i < count; ++i) {
+      CHECK(bounds[count + i] <= exact.bounds[count + i] * (1 + 1e-12), name, i);
+      CHECK(bounds[2 * count + i] >= exact.bounds[2 * count + i] * (1 - 1e-12), name, i);
+    }
+    for (size_t j = 0; j < next.size(); ++j)
+      CHECK(next[j] == vectors[static_cast<size_t>(sizes.left) + j], name, j);
+  };
+  constexpr SpectralType kNarrow[] = {SpectralType::kFloat, SpectralType::kHalf,
+                                      SpectralType::kBFloat16};
+  for (const bool lanczos : {true, false}) {
+    Options o;
+    o.lanczos = lanczos;
+    std::vector<Stack> stacks;
+    for (const SpectralType type : kNarrow) {
+      stacks.emplace_back(random, type, 2, 5, 9, 1.0);
+      stacks.emplace_back(random, type, 1, 200, 130, 1.0);
+    }
+    compare(stacks, o);
+    for (o.passes = 1; o.passes <= 9; o.passes += 4) {
+      std::vector<Stack> ends;
+      ends.emplace_back(random, SpectralType::kFloat, 1, 6, 5, 1e-44);
+      ends.emplace_back(random, SpectralType::kBFloat16, 1, 150, 160, 1e-38);
+      ends.emplace_back(random, SpectralType::kFloat, 1, 1, 300, 1e37);
+      compare(ends, o);
+    }
+  }
+}
+
 // The gradients of a list longer than one launch holds, and the penalty over groups.
 void check_backward() {
   Random random(7);
@@ -489,6 +546,7 @@ void check_half_precision() {
 int main() {
   using namespace fractalkern::testing;
   check_half_precision();
+  check_float_results();
   check_backward();
   check_schedule();
   check_special();

@@ -73,7 +73,8 @@ void train_any_shape(const TrainSweepArgs<T>& args, const CudaStream& stream) {
 template <class Engine, class T>
 bool train_in_registers(const TrainSweepArgs<T>& args, const CudaStream& stream) {
   const int64_t bytes = shared_bytes<Engine, T>(data_bytes(args, Engine::kStride));
-  if (bytes > shared_memory_limit(stream)) return false;
+  const auto* const kernel = reinterpret_cast<const void*>(&train_networks<Engine, T>);
+  if (bytes > allow_shared_memory(kernel, stream, kOp)) return false;
   const Sweep<T> sweep = prepare(args, Engine::kStride, stream);
   const int blocks = grid_size<Engine>(args, stream);
   launch(kOp, &train_networks<Engine, T>, blocks, Engine::kThreads, static_cast<size_t>(bytes),

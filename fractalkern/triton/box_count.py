@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fractalkern.ops.box_count import box_count_fake
 from fractalkern.reference.box_count import axis_origins
+from fractalkern.triton._launch import current_device_of
 
 __all__ = ["box_count"]
 
@@ -94,19 +95,20 @@ def _merged(flags: Tensor, axis: int, factor: int, origin: int, cells: bool) -> 
     boxes = flags.new_empty(shape)
     columns = 1 if inner > 1 else min(triton.next_power_of_2(factor), BLOCK)
     rows = BLOCK // columns
-    _merge[(triton.cdiv(boxes.numel(), rows),)](
-        flags,
-        boxes,
-        boxes.numel(),
-        length,
-        inner,
-        shape[axis],
-        factor,
-        origin,
-        CELLS=cells,
-        ROWS=rows,
-        COLUMNS=columns,
-    )
+    with current_device_of(flags):
+        _merge[(triton.cdiv(boxes.numel(), rows),)](
+            flags,
+            boxes,
+            boxes.numel(),
+            length,
+            inner,
+            shape[axis],
+            factor,
+            origin,
+            CELLS=cells,
+            ROWS=rows,
+            COLUMNS=columns,
+        )
     return boxes
 
 
@@ -166,9 +168,10 @@ def _add_up(boxes: Tensor, counts: Tensor, *, cells: bool, mixed: bool) -> None:
         return
     each = boxes[0].numel()
     blocks = triton.cdiv(each, BLOCK)
-    _count[(len(boxes) * blocks,)](
-        boxes, counts, each, blocks, counts.stride(0), CELLS=cells, MIXED=mixed, BLOCK=BLOCK
-    )
+    with current_device_of(boxes):
+        _count[(len(boxes) * blocks,)](
+            boxes, counts, each, blocks, counts.stride(0), CELLS=cells, MIXED=mixed, BLOCK=BLOCK
+        )
 
 
 box_count.register_fake(box_count_fake)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fractalkern.ops.fractal_noise import backward, empty_spectrum, setup_context
 from fractalkern.reference.fractal_noise import BAND_SLACK
+from fractalkern.triton._launch import current_device_of
 
 __all__ = ["fractal_noise_spectrum"]
 
@@ -275,10 +276,11 @@ def fractal_noise_spectrum(
     tiles = triton.cdiv(modes, BLOCK)
     lengths = [*reversed(size[:-1]), 1, 1, 1, 1][:4]
     squares = [unit * unit for unit in reversed(step)]
-    limits = [k_min * k_min * (1 - BAND_SLACK), k_max * k_max * (1 + BAND_SLACK)]
+    limits = [k_min * k_min * (1 - BAND_SLACK), k_max * k_max * (1 + BAND_SLACK), *squares]
     arguments = (
         _law(beta, size, step, *band, normalize).to(out.dtype),
-        torch.tensor([*limits, *squares], dtype=torch.float64, device=beta.device),
+        # A tensor of a list would be a copy from the host, which no graph can capture.
+        torch.stack([torch.full((), x, dtype=beta.dtype, device=beta.device) for x in limits]),
         torch.full((1,), seed, dtype=torch.int64, device=beta.device),
     )
     power = beta.new_empty([items, tiles])
@@ -286,26 +288,27 @@ def fractal_noise_spectrum(
     mean_square = 0.5 if spectrum == "genesis" else 1.0
 
     def launch(work: int) -> None:
-        _draw[(items * tiles,)](
-            *arguments,
-            factor,
-            power,
-            out,
-            *lengths,
-            size[-1],
-            modes,
-            tiles,
-            mean_square,
-            AXES=len(size),
-            SPECTRUM=SPECTRA[spectrum],
-            PASS=work,
-            BANDED=k_min > 0 or k_max < math.inf,
-            COMMON=common_noise,
-            FLOAT64=float64,
-            WIDE=modes + BLOCK >= 2**31,
-            BLOCK=BLOCK,
-            enable_fp_fusion=True,
-        )
+        with current_device_of(beta):
+            _draw[(items * tiles,)](
+                *arguments,
+                factor,
+                power,
+                out,
+                *lengths,
+                size[-1],
+                modes,
+                tiles,
+                mean_square,
+                AXES=len(size),
+                SPECTRUM=SPECTRA[spectrum],
+                PASS=work,
+                BANDED=k_min > 0 or k_max < math.inf,
+                COMMON=common_noise,
+                FLOAT64=float64,
+                WIDE=modes + BLOCK >= 2**31,
+                BLOCK=BLOCK,
+                enable_fp_fusion=True,
+            )
 
     if normalize != "none":
         launch(EXPECTED if normalize == "ensemble" or spectrum == "phase" else SAMPLE)

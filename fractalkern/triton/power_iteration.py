@@ -24,6 +24,7 @@ from fractalkern.ops._power_iteration_grad import (
 )
 from fractalkern.ops._spectral_norms import Outputs
 from fractalkern.reference.power_iteration import Triple, chebyshev_bound, finished, random_start
+from fractalkern.triton._launch import current_device_of
 
 __all__ = ["power_iteration"]
 
@@ -82,18 +83,19 @@ class _Matrix:
         programs = triton.cdiv(rows, ROWS)
         y = v.new_empty(rows, dtype=real)
         z = v.new_empty((programs, columns), dtype=real)
-        _sweep[(programs,)](
-            self.w,
-            (v / self.unit).to(real),
-            y,
-            z,
-            rows,
-            columns,
-            self.w.stride(0),
-            WIDE=real == torch.float64,
-            ROWS=ROWS,
-            COLUMNS=COLUMNS,
-        )
+        with current_device_of(self.w):
+            _sweep[(programs,)](
+                self.w,
+                (v / self.unit).to(real),
+                y,
+                z,
+                rows,
+                columns,
+                self.w.stride(0),
+                WIDE=real == torch.float64,
+                ROWS=ROWS,
+                COLUMNS=COLUMNS,
+            )
         self.passes += 1
         return y.double(), z.double().sum(0) / self.unit
 
@@ -229,7 +231,10 @@ def _solve(
     )
 
 
-@torch.library.custom_op("fractalkern::power_iteration_triton", mutates_args=())
+# A graph cannot capture what waits for the device: torch.compile is told to leave it out.
+@torch.library.custom_op(
+    "fractalkern::power_iteration_triton", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,)
+)
 def power_iteration(
     weights: list[Tensor],
     start: Tensor | None,
