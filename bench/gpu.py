@@ -1,9 +1,9 @@
 """`python -m bench.gpu`: builds, tests and times the CUDA kernels with this machine's own torch.
 
-Needs Python 3.11 or newer with a CUDA build of torch, numpy, safetensors, pytest, hypothesis,
-pybind11 and ninja, nvcc on the PATH and a GPU; no network. JAX and CuPy are peers where they are
-installed. A test or a contender that fails or hangs is named and stops no other; every contender is
-checked before it is timed. The results are written after each kernel.
+Needs Python 3.11 or newer with a CUDA build of torch, numpy, pytest, hypothesis, pybind11 and
+ninja, nvcc on the PATH and a GPU; no network. JAX and CuPy are peers where they are installed. A
+test or a contender that fails or hangs is named and stops no other; every contender is checked
+before it is timed. The results are written after each kernel.
 """
 
 import argparse
@@ -106,11 +106,12 @@ def _test(
     # Without the options of pyproject.toml: the host need not have the plug-ins they are for.
     plain = ["-m", "pytest", "-q", "--tb=short", "-o", "addopts=", "-W", "default"]
     printing = ["-p", "bench.on_gpu.fresh_context", "--no-summary"]
+    going_on = "--continue-on-collection-errors"
     chosen = [*(["-k", only] if only else []), *_TESTS]
     passed, end = True, time.monotonic() + seconds
     while True:
         before = begun.read_text().splitlines()
-        command = [*wrapper, sys.executable, *plain, *printing, *chosen]
+        command = [*wrapper, sys.executable, *plain, *printing, going_on, *chosen]
         passed &= _step(name, command, max(end - time.monotonic(), 0)) == 0
         now = begun.read_text().splitlines()
         if now[-1:] == [FINISHED] or now == before or time.monotonic() > end:

@@ -38,19 +38,22 @@ def bench(monkeypatch):
     return import_module
 
 
-def test_a_test_that_hangs_or_loses_the_device_takes_no_other_with_it(
+def test_a_test_that_hangs_loses_the_device_or_cannot_be_read_takes_no_other_with_it(
     bench, monkeypatch, tmp_path, capfd
 ):
     gpu = bench("bench.gpu")
     monkeypatch.setattr(gpu, "_SCRATCH", tmp_path)
     tests, log = tmp_path / "test_some.py", tmp_path / "log"
     tests.write_text(TESTS.format(log=str(log)))
-    monkeypatch.setattr(gpu, "_TESTS", [str(tests)])
+    unreadable = tmp_path / "test_unreadable.py"
+    unreadable.write_text("import a_package_that_is_not_there")
+    monkeypatch.setattr(gpu, "_TESTS", [str(unreadable), str(tests)])
     assert not gpu._test("tests", [], "", seconds_of_a_test=5, seconds=600)
     assert log.read_text() == "reached "
     said = "".join(capfd.readouterr())
     assert "E   assert (1 + 1) == 3" in said
     assert "in test_that_hangs" in said
+    assert "E   ModuleNotFoundError: No module named 'a_package_that_is_not_there'" in said
     assert "test_that_loses_the_device lost the device's context: CUDA error: an illegal" in said
 
 
