@@ -10,6 +10,7 @@ import argparse
 import datetime
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,6 +47,9 @@ def main() -> int:
     peers_until = time.time() + 60 * options.minutes
     if not torch.cuda.is_available():
         print("bench.gpu: torch finds no CUDA device; this command needs a GPU", file=sys.stderr)
+        return 1
+    if options.sanitize and shutil.which("compute-sanitizer") is None:
+        print("bench.gpu: --sanitize needs compute-sanitizer on the PATH", file=sys.stderr)
         return 1
     major, minor = torch.cuda.get_device_capability()
     if not options.no_build and _step("build", _build(f"{major}{minor}"), _BUILD) != 0:

@@ -64,6 +64,17 @@ def test_a_step_that_hangs_is_ended(bench, capfd):
     assert "bench.gpu: sleep: ended after 0 s" in capfd.readouterr().err
 
 
+def test_a_missing_sanitizer_is_one_sentence(bench, monkeypatch, capfd):
+    gpu = bench("bench.gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(gpu, "_test", lambda *arguments, **options: True)
+    monkeypatch.setattr("sys.argv", ["bench.gpu", "--sanitize", "--no-build"])
+    monkeypatch.setenv("PATH", "")
+    assert gpu.main() == 1
+    assert capfd.readouterr().err.endswith("needs compute-sanitizer on the PATH\n")
+
+
 def test_a_contender_that_fails_is_a_row(bench, monkeypatch, tmp_path):
     rows = bench("bench.on_gpu.rows")
     monkeypatch.setattr(rows, "by_events", lambda call, seconds: rows.Timing(call(), 1, 3, 5))
