@@ -12,13 +12,14 @@ build them and one build serves CPU and CUDA torch alike.
 import os
 import shutil
 import subprocess
+import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pybind11
 import torch
-from setuptools import Extension, setup
+from setuptools import Distribution, Extension, setup
 from torch.utils.cpp_extension import BuildExtension, include_paths, library_paths
 
 ROOT = Path(__file__).resolve().parent
@@ -140,6 +141,18 @@ class Build(BuildExtension):
         super().build_extensions()
 
 
+class WithoutMetadata(Distribution):
+    """Leaves pyproject.toml unread, whose licence setuptools before 77 takes for an error.
+
+    `build_ext` needs nothing of it, and a host without a network has the setuptools that it has.
+    """
+
+    def parse_config_files(
+        self, filenames: list[str] | None = None, ignore_option_errors: bool = False
+    ) -> None:
+        super().parse_config_files(filenames or self.find_config_files(), ignore_option_errors)
+
+
 def compiler_name() -> str:
     command = os.environ.get("CXX", "c++")
     output = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
@@ -190,4 +203,8 @@ def extension() -> Extension:
 
 
 if __name__ == "__main__":
-    setup(ext_modules=[extension()], cmdclass={"build_ext": Build})
+    setup(
+        ext_modules=[extension()],
+        cmdclass={"build_ext": Build},
+        distclass=WithoutMetadata if "build_ext" in sys.argv else Distribution,
+    )

@@ -1,15 +1,16 @@
 """`python -m bench.gpu`: builds, tests and times the CUDA kernels with this machine's own torch.
 
-Needs Python 3.11 or newer with a CUDA build of torch, numpy, safetensors, pytest, hypothesis,
-pybind11 and ninja, nvcc on the PATH and a GPU; no network. JAX and CuPy are peers where they are
-installed. A test or a contender that fails or hangs is named and stops no other; every contender is
-checked before it is timed. The results are written after each kernel.
+Needs Python 3.11 or newer with a CUDA build of torch, numpy, pytest, hypothesis, pybind11 and
+ninja, nvcc on the PATH and a GPU; no network. JAX and CuPy are peers where they are installed. A
+test or a contender that fails or hangs is named and stops no other; every contender is checked
+before it is timed. The results are written after each kernel.
 """
 
 import argparse
 import datetime
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,6 +47,9 @@ def main() -> int:
     peers_until = time.time() + 60 * options.minutes
     if not torch.cuda.is_available():
         print("bench.gpu: torch finds no CUDA device; this command needs a GPU", file=sys.stderr)
+        return 1
+    if options.sanitize and shutil.which("compute-sanitizer") is None:
+        print("bench.gpu: --sanitize needs compute-sanitizer on the PATH", file=sys.stderr)
         return 1
     major, minor = torch.cuda.get_device_capability()
     if not options.no_build and _step("build", _build(f"{major}{minor}"), _BUILD) != 0:
@@ -106,11 +110,12 @@ def _test(
     # Without the options of pyproject.toml: the host need not have the plug-ins they are for.
     plain = ["-m", "pytest", "-q", "--tb=short", "-o", "addopts=", "-W", "default"]
     printing = ["-p", "bench.on_gpu.fresh_context", "--no-summary"]
+    going_on = "--continue-on-collection-errors"
     chosen = [*(["-k", only] if only else []), *_TESTS]
     passed, end = True, time.monotonic() + seconds
     while True:
         before = begun.read_text().splitlines()
-        command = [*wrapper, sys.executable, *plain, *printing, *chosen]
+        command = [*wrapper, sys.executable, *plain, *printing, going_on, *chosen]
         passed &= _step(name, command, max(end - time.monotonic(), 0)) == 0
         now = begun.read_text().splitlines()
         if now[-1:] == [FINISHED] or now == before or time.monotonic() > end:

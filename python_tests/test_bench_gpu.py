@@ -38,19 +38,22 @@ def bench(monkeypatch):
     return import_module
 
 
-def test_a_test_that_hangs_or_loses_the_device_takes_no_other_with_it(
+def test_a_test_that_hangs_loses_the_device_or_cannot_be_read_takes_no_other_with_it(
     bench, monkeypatch, tmp_path, capfd
 ):
     gpu = bench("bench.gpu")
     monkeypatch.setattr(gpu, "_SCRATCH", tmp_path)
     tests, log = tmp_path / "test_some.py", tmp_path / "log"
     tests.write_text(TESTS.format(log=str(log)))
-    monkeypatch.setattr(gpu, "_TESTS", [str(tests)])
+    unreadable = tmp_path / "test_unreadable.py"
+    unreadable.write_text("import a_package_that_is_not_there")
+    monkeypatch.setattr(gpu, "_TESTS", [str(unreadable), str(tests)])
     assert not gpu._test("tests", [], "", seconds_of_a_test=5, seconds=600)
     assert log.read_text() == "reached "
     said = "".join(capfd.readouterr())
     assert "E   assert (1 + 1) == 3" in said
     assert "in test_that_hangs" in said
+    assert "E   ModuleNotFoundError: No module named 'a_package_that_is_not_there'" in said
     assert "test_that_loses_the_device lost the device's context: CUDA error: an illegal" in said
 
 
@@ -59,6 +62,17 @@ def test_a_step_that_hangs_is_ended(bench, capfd):
     assert gpu._step("sleep", ["sh", "-c", "sleep 60 & sleep 60"], 0.2) is None
     assert gpu._step("false", ["false"], 60) == 1
     assert "bench.gpu: sleep: ended after 0 s" in capfd.readouterr().err
+
+
+def test_a_missing_sanitizer_is_one_sentence(bench, monkeypatch, capfd):
+    gpu = bench("bench.gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(gpu, "_test", lambda *arguments, **options: True)
+    monkeypatch.setattr("sys.argv", ["bench.gpu", "--sanitize", "--no-build"])
+    monkeypatch.setenv("PATH", "")
+    assert gpu.main() == 1
+    assert capfd.readouterr().err.endswith("needs compute-sanitizer on the PATH\n")
 
 
 def test_a_contender_that_fails_is_a_row(bench, monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -144,6 +145,22 @@ def test_missing_nvcc_means_a_cpu_build(setup_script, monkeypatch, capsys, wante
 
 
 @pytest.mark.needs("nvcc")
+def test_the_extension_is_built_where_setuptools_cannot_read_the_metadata(tmp_path):
+    """Before 77 it takes a licence's name for an error, as every setuptools does a number."""
+    for name in ("setup.py", "csrc/compile_flags.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    metadata = '[project]\nname = "fractalkern"\nversion = "1"\nlicense = 3\n'
+    (tmp_path / "pyproject.toml").write_text(metadata)
+
+    def status(*arguments):
+        command = [sys.executable, "setup.py", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode
+
+    assert status("build_ext", "--help") == 0
+    assert status("--version") != 0
+
+
 def test_cuda_half_is_built_where_nvcc_is():
     assert fk.build_info()["cuda_architectures"]
 

@@ -15,6 +15,7 @@ from fractalkern.experiments.trainability.data import shared
 from fractalkern.experiments.trainability.training import sweep_arguments
 from fractalkern.init import genesis_
 from fractalkern.ops.box_mass import gliding_moments
+from fractalkern.ops.dropout_mask import dropout_mask
 from fractalkern.regularizers import spectral_penalty
 from fractalkern.sweeps.grid import Tile, log_axis
 
@@ -661,6 +662,14 @@ def test_fields_repeat_and_do_not_depend_on_the_batch():
     )
     assert torch.equal(first, again)
     assert torch.equal(first[:1], alone)
+
+
+def test_dropout_masks_are_those_of_the_cpu():
+    place = (9, 5, 2**20, 7, 2**30, 1.5)
+    key = torch.tensor([123, 2**31])
+    ours = dropout_mask(key.to(DEVICE), *place)
+    assert ours.device.type == DEVICE.type
+    assert torch.equal(ours.cpu(), dropout_mask(key, *place))
 
 
 def test_field_is_written_to_out_and_differentiable_in_beta():

@@ -37,6 +37,11 @@ def pytest_runtest_logstart(nodeid: str) -> None:
     faulthandler.dump_traceback_later(seconds, exit=True, file=_STDERR)
 
 
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.failed:
+        os.write(_STDERR, f"\n{report.nodeid}\n{report.longreprtext}\n".encode())
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.failed:
         os.write(_STDERR, f"\n{report.nodeid}\n{report.longreprtext}\n".encode())

@@ -4,10 +4,11 @@
 // of CUDA's. Every thread of a block is a fiber; a barrier or a warp operation hands over to the
 // next one. The order in which threads and blocks run is drawn from `schedule`: a kernel whose
 // result depends on it has a race, a barrier too few, or reads what it did not write (dynamic
-// shared memory starts as noise). A barrier that not every thread reaches is an error. Blocks run
-// one after another, those of run_together() in turns, so that they may wait for each other; their
-// static __shared__ variables would be one and the same. Asynchronous copies arrive when they are
-// waited for and not before.
+// shared memory starts as noise). A barrier that not every thread reaches is an error, and so is a
+// warp operation or barrier that its threads call in different places. Blocks run one after
+// another, those of run_together() in turns, so that they may wait for each other; their static
+// __shared__ variables would be one and the same. Asynchronous copies arrive when they are waited
+// for and not before.
 //
 // What it cannot show: memory ordering, bank conflicts, speed, and what ptxas makes of the code.
 #pragma once
@@ -25,6 +26,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <source_location>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -68,6 +70,15 @@ constexpr size_t kStackBytes = 128 * 1024;
 
 enum class State { kReady, kAtBlockBarrier, kAtWarpOperation, kDone };
 
+// Of a call in the source, and in which instance of a template.
+using CallSite = std::source_location;
+
+inline bool same_site(const CallSite& a, const CallSite& b) {
+  return a.line() == b.line() && a.column() == b.column() &&
+         std::strcmp(a.file_name(), b.file_name()) == 0 &&
+         std::strcmp(a.function_name(), b.function_name()) == 0;
+}
+
 struct AsyncCopy {
   void* to;
   const void* from;
@@ -82,7 +93,8 @@ struct Fiber {
   State state;
   uint3 index;
   int number;                                  // within the block
-  unsigned mask;                               // lanes of the warp operation that it waits for
+  CallSite site;                               // of the barrier or warp operation it waits for
+  unsigned mask;                               // lanes of the warp operation
   uint64_t given;                              // its operand
   uint64_t got[kLanes];                        // every lane's operand, once all are there
   uint64_t vote;                               // its operand of a __syncthreads_*()
@@ -129,9 +141,10 @@ class Block {
 
   // Until every live thread of the block is here; the votes are those of all threads.
   template <class Combine>
-  uint64_t barrier(uint64_t vote, const Combine& combine) {
+  uint64_t barrier(uint64_t vote, const Combine& combine, const CallSite& site) {
     Fiber& self = *current_;
     self.vote = vote;
+    self.site = site;
     self.state = State::kAtBlockBarrier;
     yield(self);
     uint64_t result = combine.initial;
@@ -140,11 +153,12 @@ class Block {
   }
 
   // Until every lane of `mask` is here; then every lane's operand.
-  const uint64_t* exchange(unsigned mask, uint64_t operand) {
+  const uint64_t* exchange(unsigned mask, uint64_t operand, const CallSite& site) {
     Fiber& self = *current_;
     if ((mask >> (self.number % kLanes) & 1) == 0) fail("a lane outside its own mask");
     self.given = operand;
     self.mask = mask;
+    self.site = site;
     self.state = State::kAtWarpOperation;
     deliver(self);
     if (self.state != State::kReady) yield(self);
@@ -181,8 +195,12 @@ class Block {
     for (const int i : order_) waiting += fibers_[i]->state == State::kAtBlockBarrier;
     if (waiting > 0 && waiting == live_) {
       votes_.assign(order_.size(), 0);
+      const CallSite* site = nullptr;
       for (const int i : order_) {
         if (fibers_[i]->state != State::kAtBlockBarrier) continue;
+        if (site != nullptr && !same_site(*site, fibers_[i]->site))
+          fail("a barrier that threads of one block call in different places");
+        site = &fibers_[i]->site;
         votes_[i] = fibers_[i]->vote;
         fibers_[i]->state = State::kReady;
       }
@@ -230,6 +248,9 @@ class Block {
       if (fiber.state == State::kDone) fail("a warp operation with a lane that has returned");
       if (fiber.state != State::kAtWarpOperation || fiber.mask != last.mask) return;
     }
+    for (int lane = 0; lane < kLanes; ++lane)
+      if ((last.mask >> lane & 1) != 0 && !same_site(lane_of(lane).site, last.site))
+        fail("a warp operation that lanes of one warp call in different places");
     for (int lane = 0; lane < kLanes; ++lane) {
       if ((last.mask >> lane & 1) == 0) continue;
       Fiber& fiber = lane_of(lane);
@@ -375,8 +396,8 @@ inline int lane() {
 
 // What every lane of the warp gave.
 template <class T>
-std::array<T, kLanes> every_lane(T value) {
-  const uint64_t* got = Block::get().exchange(0xFFFFFFFF, to_bits(value));
+std::array<T, kLanes> every_lane(T value, const CallSite& site = CallSite::current()) {
+  const uint64_t* got = Block::get().exchange(0xFFFFFFFF, to_bits(value), site);
   std::array<T, kLanes> values;
   for (int i = 0; i < kLanes; ++i) values[i] = from_bits<T>(got[i]);
   return values;
@@ -385,15 +406,15 @@ std::array<T, kLanes> every_lane(T value) {
 // A lane outside 0 to 31 or outside the mask leaves the caller its own value, as on a GPU a lane
 // out of the segment does.
 template <class T>
-T shuffle(unsigned mask, T value, int source) {
-  const uint64_t* got = Block::get().exchange(mask, to_bits(value));
+T shuffle(unsigned mask, T value, int source, const CallSite& site) {
+  const uint64_t* got = Block::get().exchange(mask, to_bits(value), site);
   const bool there = source >= 0 && source < kLanes && (mask >> source & 1) != 0;
   return there ? from_bits<T>(got[source]) : value;
 }
 
 template <class T, class Combine>
-T reduce(unsigned mask, T value, const Combine& combine) {
-  const uint64_t* got = Block::get().exchange(mask, to_bits(value));
+T reduce(unsigned mask, T value, const Combine& combine, const CallSite& site) {
+  const uint64_t* got = Block::get().exchange(mask, to_bits(value), site);
   bool first = true;
   T result{};
   for (int i = 0; i < kLanes; ++i) {
@@ -431,62 +452,73 @@ inline void await_async_copies(size_t groups_left) {
 
 // --- what kernels call --------------------------------------------------------------------------
 
-inline void __syncthreads() {
-  fractalkern::cuda_on_host::Block::get().barrier(0, fractalkern::cuda_on_host::Or{});
+using fractalkern::cuda_on_host::CallSite;
+
+inline void __syncthreads(CallSite site = CallSite::current()) {
+  fractalkern::cuda_on_host::Block::get().barrier(0, fractalkern::cuda_on_host::Or{}, site);
 }
-inline int __syncthreads_or(int predicate) {
-  return fractalkern::cuda_on_host::Block::get().barrier(predicate != 0,
-                                                         fractalkern::cuda_on_host::Or{}) != 0;
+inline int __syncthreads_or(int predicate, CallSite site = CallSite::current()) {
+  return fractalkern::cuda_on_host::Block::get().barrier(
+             predicate != 0, fractalkern::cuda_on_host::Or{}, site) != 0;
 }
-inline int __syncthreads_count(int predicate) {
+inline int __syncthreads_count(int predicate, CallSite site = CallSite::current()) {
   return static_cast<int>(fractalkern::cuda_on_host::Block::get().barrier(
-      predicate != 0, fractalkern::cuda_on_host::Count{}));
+      predicate != 0, fractalkern::cuda_on_host::Count{}, site));
 }
-inline void __syncwarp(unsigned mask = 0xFFFFFFFF) {
-  fractalkern::cuda_on_host::Block::get().exchange(mask, 0);
+inline void __syncwarp(unsigned mask = 0xFFFFFFFF, CallSite site = CallSite::current()) {
+  fractalkern::cuda_on_host::Block::get().exchange(mask, 0, site);
 }
 
 template <class T>
-T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
+T __shfl_sync(unsigned mask, T value, int source, int width = 32,
+              CallSite site = CallSite::current()) {
   const int lane = fractalkern::cuda_on_host::lane();
-  return fractalkern::cuda_on_host::shuffle(mask, value, lane / width * width + source % width);
+  return fractalkern::cuda_on_host::shuffle(mask, value, lane / width * width + source % width,
+                                            site);
 }
 template <class T>
-T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32) {
+T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32,
+                  CallSite site = CallSite::current()) {
   const int lane = fractalkern::cuda_on_host::lane(), source = lane ^ bits;
   return fractalkern::cuda_on_host::shuffle(mask, value,
-                                            source / width == lane / width ? source : lane);
+                                            source / width == lane / width ? source : lane, site);
 }
 template <class T>
-T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32) {
+T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32,
+                   CallSite site = CallSite::current()) {
   const int lane = fractalkern::cuda_on_host::lane(), source = lane + static_cast<int>(delta);
   return fractalkern::cuda_on_host::shuffle(mask, value,
-                                            source / width == lane / width ? source : lane);
+                                            source / width == lane / width ? source : lane, site);
 }
 template <class T>
-T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32) {
+T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32,
+                 CallSite site = CallSite::current()) {
   const int lane = fractalkern::cuda_on_host::lane(), source = lane - static_cast<int>(delta);
   return fractalkern::cuda_on_host::shuffle(
-      mask, value, source >= 0 && source / width == lane / width ? source : lane);
+      mask, value, source >= 0 && source / width == lane / width ? source : lane, site);
 }
-inline unsigned __ballot_sync(unsigned mask, int predicate) {
+inline unsigned __ballot_sync(unsigned mask, int predicate, CallSite site = CallSite::current()) {
   const uint64_t* got =
-      fractalkern::cuda_on_host::Block::get().exchange(mask, uint64_t{predicate != 0});
+      fractalkern::cuda_on_host::Block::get().exchange(mask, uint64_t{predicate != 0}, site);
   unsigned ballot = 0;
   for (int i = 0; i < 32; ++i) ballot |= static_cast<unsigned>(got[i]) << i;
   return ballot;
 }
-inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
-inline int __all_sync(unsigned mask, int predicate) {
-  return __ballot_sync(mask, predicate) == mask;
+inline int __any_sync(unsigned mask, int predicate, CallSite site = CallSite::current()) {
+  return __ballot_sync(mask, predicate, site) != 0;
 }
-inline unsigned __reduce_add_sync(unsigned mask, unsigned value) {
-  return fractalkern::cuda_on_host::reduce(mask, value,
-                                           [](unsigned a, unsigned b) { return a + b; });
+inline int __all_sync(unsigned mask, int predicate, CallSite site = CallSite::current()) {
+  return __ballot_sync(mask, predicate, site) == mask;
 }
-inline unsigned __reduce_or_sync(unsigned mask, unsigned value) {
-  return fractalkern::cuda_on_host::reduce(mask, value,
-                                           [](unsigned a, unsigned b) { return a | b; });
+inline unsigned __reduce_add_sync(unsigned mask, unsigned value,
+                                  CallSite site = CallSite::current()) {
+  return fractalkern::cuda_on_host::reduce(
+      mask, value, [](unsigned a, unsigned b) { return a + b; }, site);
+}
+inline unsigned __reduce_or_sync(unsigned mask, unsigned value,
+                                 CallSite site = CallSite::current()) {
+  return fractalkern::cuda_on_host::reduce(
+      mask, value, [](unsigned a, unsigned b) { return a | b; }, site);
 }
 
 inline int __popc(unsigned bits) { return std::popcount(bits); }

@@ -1,4 +1,7 @@
 // The stand-in for a GPU itself: barriers, warp operations, shuffled schedules.
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <thread>
 
 #include "common/cuda_launch.h"
@@ -72,6 +75,45 @@ void test_votes() {
   }
 }
 
+// Both halves of a warp name all of it, each in a place of its own.
+__global__ void operations_that_diverge(int* out) {
+  const int t = static_cast<int>(threadIdx.x);
+  if (t < kWarp / 2) {
+    out[t] = __any_sync(kWholeWarp, t == 0);
+  } else {
+    out[t] = __shfl_xor_sync(kWholeWarp, t, 1);
+  }
+}
+
+__global__ void barriers_that_diverge(int* out) {
+  const int t = static_cast<int>(threadIdx.x);
+  if (t < kWarp) {
+    __syncthreads();
+  } else {
+    __syncthreads();
+  }
+  out[t] = t;
+}
+
+// In a process of its own, as it ends it.
+bool is_refused(void (*kernel)(int*)) {
+  const pid_t child = fork();
+  if (child == 0) {
+    std::fclose(stderr);
+    std::vector<int> out(2 * kWarp);
+    launch("test", kernel, 1, 2 * kWarp, 0, {}, out.data());
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return WIFSIGNALED(status);
+}
+
+void test_what_diverges_is_refused() {
+  CHECK(is_refused(&operations_that_diverge));
+  CHECK(is_refused(&barriers_that_diverge));
+}
+
 __global__ void fill(int* out) {
   int* tile = dynamic_shared<int>();
   tile[threadIdx.x] = static_cast<int>(threadIdx.x);
@@ -108,6 +150,7 @@ void test_shared_memory_is_allowed_once_for_a_kernel_and_a_device() {
 int main() {
   fractalkern::test_barriers_and_warps();
   fractalkern::test_votes();
+  fractalkern::test_what_diverges_is_refused();
   fractalkern::test_shared_memory_is_allowed_once_for_a_kernel_and_a_device();
   return fractalkern::testing::testing_result();
 }
