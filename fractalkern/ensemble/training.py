@@ -55,6 +55,12 @@ class Rules:
             group.optimizer.step(
                 group.flat, group.grad, group.state, hyper, rows.step, group.layout, clip
             )
+        # Penalties and metrics may refuse what is not finite, which would end the other runs too.
+        if bad := _overflowed(rows):
+            recorder.freeze(rows, [row for row in bad if rows.live[row]])
+            stacks = {"losses": losses}
+            rows.freeze(bad, stacks)
+            losses = stacks["losses"]
         return losses
 
     def _gradients(self, rows: Rows, data: Data, recorder: Recorder) -> Tensor:
@@ -126,6 +132,12 @@ def _not_finite(losses: Tensor, norms: Tensor, rows: Rows) -> list[int]:
         for group in rows.groups:
             finite &= group.grad.isfinite().all(dim=1)
     return (~finite).nonzero()[:, 0].tolist()
+
+
+def _overflowed(rows: Rows) -> list[int]:
+    """The rows whose parameters are not finite: an update may be too large for the dtype."""
+    largest = [torch.linalg.vector_norm(g.flat, torch.inf, dim=1) for g in rows.groups]
+    return (~torch.stack(largest).isfinite().all(dim=0)).nonzero()[:, 0].tolist()
 
 
 def _with_gradients(
