@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 
-def gradient_norms(grads: Sequence[Tensor]) -> Tensor:
+def row_norms(stacks: Sequence[Tensor]) -> Tensor:
     """Norms `[rows]` of the rows of flat stacks, taken together."""
-    parts = torch.stack([torch.linalg.vector_norm(grad, dim=1) for grad in grads])
+    parts = torch.stack([torch.linalg.vector_norm(stack, dim=1) for stack in stacks])
     norms: Tensor = torch.linalg.vector_norm(parts, dim=0)
     return norms
 
