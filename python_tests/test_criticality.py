@@ -17,13 +17,15 @@ import fractalkern as fk
 from fractalkern.cli import main
 from fractalkern.ensemble import Context
 from fractalkern.errors import InputError
-from fractalkern.experiments.criticality import boundaries, forward, model
+from fractalkern.experiments.criticality import boundaries, forward, model, report
 from fractalkern.experiments.criticality.arms import STUDIES, Arm, all_arms, arms_of
 from fractalkern.experiments.criticality.config import CriticalityConfig, preset, quick
+from fractalkern.experiments.criticality.findings import Findings, Row
 from fractalkern.experiments.criticality.metrics import Metrics
 from fractalkern.experiments.criticality.penalty import SigmaPenalty, scheduled_target
 from fractalkern.experiments.criticality.run import parts, run, train
 from fractalkern.experiments.criticality.tasks import TASKS, data_sets, moons, task_named
+from fractalkern.experiments.statistics import Comparison
 
 TINY = dataclasses.replace(
     CriticalityConfig(), samples=80, width=8, epochs=4, seeds=2, grid=64, null_draws=0
@@ -345,6 +347,36 @@ def test_diverged_runs_are_counted_and_left_out(tmp_path):
     assert "too few finite runs" in text
 
 
+def compared(name: str, difference: float) -> Comparison:
+    """A significant one."""
+    return Comparison(name, 10, difference, difference, difference, 1.0, 1e-4, 1e-3)
+
+
+@pytest.mark.parametrize(("nll", "helps"), [(-0.1, True), (0.1, False)])
+def test_what_gains_accuracy_and_loses_likelihood_is_no_help(nll, helps):
+    outcomes = {"test_accuracy": compared("a", 0.02), "test_nll": compared("n", nll)}
+    row = Row("xor-32-2x64", "target-1", 0.01, {}, {}, outcomes)
+    found = Findings([row], [100], None, {}, {})
+    said = " ".join(report.verdict(CriticalityConfig(), found))
+    assert "after the correction: target-1" in said
+    assert ("costs nothing in the other here: target-1" in said) == helps
+    assert ("worse: target-1" in said) != helps
+
+
+def test_a_diverged_run_does_not_end_the_boundaries_of_the_others(tmp_path):
+    config = dataclasses.replace(TINY, rates=(1e30,), epochs=6, every=6, null_draws=19)
+    assert "no boundary to fit" in run(config, tmp_path)
+
+
+@pytest.mark.parametrize("study", ["baseline", "regularizers"])
+def test_an_update_that_overflows_is_a_diverged_run(study, tmp_path):
+    arms = ("spectral-norm",) if study == "regularizers" else ()
+    config = dataclasses.replace(TINY, study=study, arms=arms, rates=(1e38,), epochs=2, every=1)
+    run(config, tmp_path)
+    rows = json.loads((tmp_path / "summary.json").read_text())["rows"]
+    assert [row["frozen"] for row in rows] == [2] * len(rows)
+
+
 def test_goes_on_after_an_interrupt_with_the_same_bits(tmp_path, monkeypatch, capsys):
     config = dataclasses.replace(TINY, study="regularizers", arms=("batchnorm", "dropout-0.1"))
     run(config, tmp_path / "whole")
@@ -391,6 +423,10 @@ def test_mistakes_are_sentences(capsys, tmp_path):
         capsys, "--study", "layerwise", "--depth", "3"
     )
     assert "seeds must be at least 2" in refused(capsys, "--seeds", "1")
+    assert "seeds must be at most 10,000" in refused(capsys, "--seeds", "4000000000")
+    assert "every must divide epochs, 35, so that" in refused(
+        capsys, "--epochs", "35", "--every", "10"
+    )
     (tmp_path / "file").write_text("")
     assert "out must be a folder" in refused(capsys, "--out", str(tmp_path / "file"))
 

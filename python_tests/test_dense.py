@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import fractalkern as fk
@@ -163,6 +164,11 @@ def test_any_subset_of_runs_gives_the_same_bits():
     assert part.losses[1].isnan().all()
 
 
+def square_twice(run):
+    layer = nn.Linear(2, 2)
+    return nn.Sequential(layer, nn.ReLU(), layer, nn.ReLU(), nn.Linear(2, 1))
+
+
 @pytest.mark.parametrize(
     "build",
     [
@@ -170,14 +176,26 @@ def test_any_subset_of_runs_gives_the_same_bits():
         lambda run: nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1, bias=False)),
         lambda run: network(run).double(),
         lambda run: nn.Sequential(*network(run)[:2], nn.Dropout(0.1), *network(run)[2:]),
+        square_twice,
     ],
-    ids=["tanh", "no bias", "float64", "dropout"],
+    ids=["tanh", "no bias", "float64", "dropout", "a layer twice"],
 )
 def test_other_models_go_by_vmap(build):
     x, y = moons()
     x, y = (t.to(next(build(0).parameters()).dtype) for t in (x, y))
     result = Ensemble(build, BinaryCrossEntropy(), SGD(lr=0.1), runs=2).fit(Data(x, y), 2)
     assert result.record["kernel"] == "vmap"
+
+
+def test_labels_that_are_no_class_are_left_to_torch():
+    """Cross entropy leaves out the label -100."""
+    x, y = moons()
+    labels = torch.where(torch.arange(len(y)) % 3 == 0, -100, y.long())
+    made = Ensemble(lambda run: nn.Sequential(nn.Linear(2, 2)), CrossEntropy(), SGD(), runs=2)
+    losses = made.fit(Data(x, labels), 1).losses
+    for run in range(2):
+        alone = F.cross_entropy(made.module(run)(x)[labels >= 0], labels[labels >= 0])
+        assert float(losses[run, 0]) == pytest.approx(float(alone.detach()))
 
 
 def test_data_that_do_not_fit_go_by_vmap_or_say_so():

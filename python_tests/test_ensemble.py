@@ -15,6 +15,7 @@ from fractalkern.ensemble import (
     SpectralPenalty,
 )
 from fractalkern.errors import BackendError, InputError, InputTypeError
+from fractalkern.ops.power_iteration import power_iteration
 from fractalkern.regularizers import SpectralTarget
 
 RUNS = 8
@@ -173,6 +174,32 @@ def test_a_gradient_that_is_not_finite_freezes_although_the_loss_is(bad):
     assert all(stack.isfinite().all() for stack in result.parameters.values())
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+def test_an_update_that_overflows_freezes_its_run_alone(steps):
+    """Penalties and metrics refuse what is not finite: they must not be shown it."""
+
+    def fit(rates):
+        made = Ensemble(
+            lambda run: nn.Linear(3, 1, bias=False),
+            lambda model, x: model(x).mean(),
+            SGD(lr=rates),
+            runs=2,
+            penalty=SpectralPenalty(2),
+        )
+        data = Data(torch.full((4, 3), 10.0))
+        return made.fit(data, steps, metrics=lambda view: {"sigma": sigmas(view)})
+
+    def sigmas(view):
+        return power_iteration(view.parameters["weight"]).sigma
+
+    wild, calm = fit([0.1, 1e38]), fit([0.1, 0.1])
+    assert wild.frozen_at.tolist() == [-1, 1]
+    assert wild.losses[1, 0].isfinite() and wild.losses[1, 1:].isnan().all()
+    assert wild.metrics["sigma"][1].isnan().all()
+    assert torch.equal(wild.losses[0], calm.losses[0])
+    assert torch.equal(wild.metrics["sigma"][0], calm.metrics["sigma"][0])
+
+
 def test_all_runs_may_freeze():
     result = ensemble(optimizer=SGD(lr=1e38)).fit(own_data(), 5)
     assert (result.frozen_at >= 0).all()
@@ -216,6 +243,30 @@ def test_dropout_drops_its_share_and_depends_on_seed_and_step():
     assert torch.equal(values[0], values[1])
     assert not torch.equal(values[0], values[2])
     assert not torch.equal(values[0, 0], values[0, 1])
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_dropout_by_function_is_dropout_by_module(width):
+    class ByFunction(nn.Sequential):
+        def forward(self, x):
+            return self[1](F.dropout(self[0](x), 0.4, self.training))
+
+    class ByModule(nn.Sequential):
+        def forward(self, x):
+            return self[1](self[2](self[0](x)))
+
+    def fit(kind, *more):
+        return Ensemble(
+            lambda run: kind(nn.Linear(3, 8), nn.Linear(8, 1), *more),
+            lambda model, x: model(x).square().mean(),
+            SGD(lr=0.1),
+            runs=3,
+            width=width,
+        ).fit(Data(torch.ones(4, 3)), 4)
+
+    results = fit(ByFunction), fit(ByModule, nn.Dropout(0.4))
+    assert torch.equal(results[0].losses, results[1].losses)
+    assert len(results[0].losses[:, 1].unique()) == 3
 
 
 def test_dropout_of_attention_is_dropout_of_its_weights():
@@ -391,6 +442,32 @@ def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path, seconds):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match="checkpoint must be a file that a fit wrote"):
         fit(measured, **kept)
+
+
+def test_a_checkpoint_is_bound_to_every_data_set_and_factor(tmp_path):
+    """Printed, a long tensor is cut and any tensor rounded."""
+    runs = 1200
+    of_run = torch.zeros(runs, dtype=torch.int64)
+    final = torch.full((runs,), 0.5)
+
+    def fit():
+        made = Ensemble(
+            nn.Linear(1, 1),
+            lambda model, x: model(x).sum(),
+            SGD(lr=1e-3),
+            runs=runs,
+            schedule=Schedule("linear", steps=2, final=final),
+        )
+        made.fit(Data(torch.ones(2, 1, 1), of_run=of_run), 1, checkpoint=tmp_path / "state")
+
+    fit()
+    of_run[600] = 1
+    with pytest.raises(InputError, match=r"of others.*data"):
+        fit()
+    of_run[600] = 0
+    final[0] += 1e-6
+    with pytest.raises(InputError, match=r"of others.*schedule"):
+        fit()
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,10 @@ PAIRS = {
             p, LR[r], [0.0, 0.5, 0.9][r], [0.0, 0.1, 0.2][r], weight_decay=DECAY[r]
         ),
     ),
+    "sgd, dampening without momentum": (
+        SGD(lr=LR, momentum=[0.0, 0.5, 0.9], dampening=0.5),
+        lambda p, r: torch.optim.SGD(p, LR[r], [0.0, 0.5, 0.9][r], 0.5),
+    ),
     "sgd, nesterov": (
         SGD(lr=LR, momentum=0.9, nesterov=True),
         lambda p, r: torch.optim.SGD(p, LR[r], 0.9, nesterov=True),
@@ -175,6 +179,21 @@ def test_clipping_is_torchs():
         torch.testing.assert_close(result.losses[run], losses, rtol=1e-12, atol=1e-12)
 
 
+def test_a_run_without_a_limit_is_not_clipped_whatever_its_norm():
+    """Squares of 1e25 overflow float32, so the norm is infinite and the limit too."""
+    data = Data(torch.tensor([[[1e25]], [[1.0]]]), of_run="own")
+    made = Ensemble(
+        lambda run: nn.Linear(1, 1),
+        lambda model, x: model(x).sum(),
+        SGD(lr=1e-25),
+        runs=2,
+        clip_norm=[float("inf"), 1.0],
+    )
+    result = made.fit(data, 1)
+    step = result.parameters["weight"][0] - made.module(0).weight
+    assert step.item() == pytest.approx(-1.0)
+
+
 @pytest.mark.parametrize(
     ("kind", "scheduler"),
     [
@@ -199,6 +218,12 @@ def test_schedules_differ_by_run():
     assert torch.allclose(
         factors, torch.tensor([[0.5, 1, 1, 1, 1], [0.25, 0.5, 1.0, 0.6, 0.2]]).double()
     )
+
+
+def test_a_warm_up_of_no_whole_number_of_steps_stays_below_1():
+    schedule = Schedule(warmup=2.5)
+    factors = [float(schedule.factors(step, 1)[0]) for step in range(4)]
+    assert factors == pytest.approx([0.4, 0.8, 1.0, 1.0])
 
 
 @pytest.mark.parametrize(
@@ -228,6 +253,7 @@ def test_bad_hyper_parameters(make, message):
             "kind must be one of constant, linear, cosine, exponential",
         ),
         (Schedule("linear", steps=3, warmup=3), "steps must be above warmup for 'linear', got 3"),
+        (Schedule("linear", steps=3, warmup=-1), "warmup must be at least 0, got -1 for run 0"),
         (Schedule("cosine", steps=[1, 2]), r"steps must be a number or one for each of the 3 runs"),
         (Schedule("exponential", steps=3), "final must be at least 0, and above it for 'expo"),
         (Schedule(("linear",), steps=3), "kind must be one name or one for each of the 3 runs"),

@@ -154,6 +154,8 @@ def test_verdict_needs_both_nulls(white, shuffled, word):
     found = findings.Findings([], {}, family, [], [])
     assert found.verdict[0] == word
     assert findings.Findings([], {}, family[:1], [], []).verdict[0] == "untested"
+    if word == "contradicted":
+        assert "worse than one of white and shuffled noise" in found.verdict[1]
 
 
 def test_a_run_that_diverges_is_counted(tmp_path):
@@ -323,6 +325,8 @@ def test_presets_are_the_published_numbers():
         (dict(arms=()), "arms must be at least one"),
         (dict(arms=("beta-x",)), "arms must be one of"),
         (dict(every=10), "steps must be from every = 10"),
+        (dict(steps=5), "every must divide steps, 5, so that"),
+        (dict(layers=10**9), "layers must be at most 1,000, got 1000000000"),
         (dict(texts=18), "multiple of 4"),
         (dict(width=9), "width must be a multiple of heads = 2"),
         (dict(seeds=0), "seeds must be at least 1"),

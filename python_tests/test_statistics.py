@@ -28,9 +28,17 @@ def test_holm_of_a_worked_example():
     assert holm([]) == []
 
 
-def test_interval_of_two_values_is_their_range():
-    # All means are 0, 1/2, 1 with chances 1/4, 1/2, 1/4, and the tail is below 1/4.
-    assert interval([0.0, 1.0]) == pytest.approx((0.0, 1.0))
+def test_interval_of_two_values_is_students():
+    # The quantile for one degree of freedom is tan(0.475 pi) = 12.7062.
+    assert interval([0.0, 1.0]) == pytest.approx((0.5 - 12.7062 / 2, 0.5 + 12.7062 / 2), rel=1e-5)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_intervals_of_few_values_cover_a_normal_mean(n):
+    """The values' range, which resampled means never leave, would miss 50, 25 and 12 in 100."""
+    samples = np.random.default_rng(1).standard_normal((1000, n))
+    missed = sum(not low <= 0 <= high for low, high in map(interval, samples))
+    assert 0.03 < missed / 1000 < 0.07
 
 
 def test_interval_of_many_values_is_near_students():

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 
-def gradient_norms(grads: Sequence[Tensor]) -> Tensor:
+def row_norms(stacks: Sequence[Tensor]) -> Tensor:
     """Norms `[rows]` of the rows of flat stacks, taken together."""
-    parts = torch.stack([torch.linalg.vector_norm(grad, dim=1) for grad in grads])
+    parts = torch.stack([torch.linalg.vector_norm(stack, dim=1) for stack in stacks])
     norms: Tensor = torch.linalg.vector_norm(parts, dim=0)
     return norms
 
@@ -23,7 +23,8 @@ def clip_factors(norms: Tensor, largest: Tensor) -> Tensor:
     >>> clip_factors(torch.tensor([5.0, 0.5]), torch.tensor([1.0, 1.0])).tolist()
     [0.19999995827674866, 1.0]
     """
-    return (largest.to(norms.dtype) / (norms + 1e-6)).clamp(max=1.0)
+    factors = largest.to(norms.dtype) / (norms + 1e-6)
+    return factors.nan_to_num(nan=1.0).clamp(max=1.0)  # inf / inf: no limit, and a norm too large
 
 
 def clipped(grad: Tensor, factors: Tensor | None) -> Tensor:

@@ -88,9 +88,15 @@ class Data:
         """A batch as a step sees it, of one row if rows have their own."""
         return self.batch(0, torch.zeros(1, dtype=torch.int64), [0])
 
+    def of_one_row(self) -> tuple[Tensor, ...]:
+        """A batch as the loss of one run sees it."""
+        sample = self.sample()
+        return sample if self.shared else tuple(tensor[0] for tensor in sample)
+
     def digest(self) -> str:
         """SHA-256 of the tensors and of how they are dealt out."""
-        found = hashlib.sha256(repr((self.batch_size, self.of_run)).encode())
+        of_run = None if self.of_run is None else self.of_run.tolist()
+        found = hashlib.sha256(repr((self.batch_size, of_run)).encode())
         for tensor in self.tensors:
             found.update(repr((tensor.shape, tensor.dtype)).encode())
             found.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())

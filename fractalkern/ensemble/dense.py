@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fractalkern.ensemble.data import Data
 from fractalkern.ensemble.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
 from fractalkern.ensemble.optimizers import Layout
 from fractalkern.ops.dense import dense_gradients, dense_outputs
@@ -21,20 +22,22 @@ class DenseNetworks:
     def __init__(self, layout: list[int], loss: Any) -> None:
         self._layout, self._loss = layout, loss
 
-    def fits(self, batch: tuple[Tensor, ...], shared: bool) -> bool:
-        """Whether the kernel can take this batch."""
-        if len(batch) != 2:
+    def fits(self, data: Data) -> bool:
+        """Whether the kernel can take these data."""
+        if len(data.tensors) != 2:
             return False
-        x, y = batch
-        examples = x.shape[:-1]
-        width = 1 if isinstance(self._loss, CrossEntropy) else self._layout[-3]
+        x, y = data.sample()
+        examples, outputs = x.shape[:-1], self._layout[-3]
+        labels = isinstance(self._loss, CrossEntropy)
+        width = 1 if labels else outputs
         return (
-            x.dim() == (2 if shared else 3)
+            x.dim() == (2 if data.shared else 3)
             and x.shape[-1] == self._layout[0]
             and x.dtype == torch.float32
             and y.dtype == self._loss.dtype
             and y.shape[: len(examples)] == examples
             and y.numel() == examples.numel() * width
+            and not (labels and ((data.tensors[1] < 0) | (data.tensors[1] >= outputs)).any())
         )
 
     def gradients(self, batch: tuple[Tensor, ...], flat: Tensor, grad: Tensor) -> Tensor:
@@ -55,15 +58,18 @@ def dense_networks(template: nn.Module, loss: Any, layouts: list[Layout]) -> Den
     kinds = [type(module) for module in template]
     if kinds != [nn.Linear, *[nn.ReLU, nn.Linear] * (len(kinds) // 2)]:
         return None
+    # `named_children` names a layer that is there twice once.
+    linears = {n: m for n, m in template.named_children() if isinstance(m, nn.Linear)}
+    if len(linears) < kinds.count(nn.Linear):
+        return None
     parameters = list(template.parameters())
     plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in parameters)
     hooked = any(m._forward_hooks or m._forward_pre_hooks for m in template.modules())
     starts = {name: start for name, start, _ in layouts[0].places}
     numbers: list[int] = []
-    for name, module in template.named_children():
-        if isinstance(module, nn.Linear):
-            names = (f"{name}.weight", f"{name}.bias")
-            if not plain or hooked or any(name not in starts for name in names):
-                return None
-            numbers += [module.in_features, module.out_features, *(starts[n] for n in names)]
+    for name, module in linears.items():
+        names = (f"{name}.weight", f"{name}.bias")
+        if not plain or hooked or any(name not in starts for name in names):
+            return None
+        numbers += [module.in_features, module.out_features, *(starts[n] for n in names)]
     return DenseNetworks(numbers, loss)

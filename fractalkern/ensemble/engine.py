@@ -63,8 +63,8 @@ class Ensemble:
     `width`, its place in its block, the number of threads and the machine; never on which runs
     share its batch. Another width moves the losses of the first steps by a relative 1e-4 at most
     (float32); whatever amplifies rounding amplifies that. By the "dense" kernel runs are bit-equal
-    in any company, chunking and number of threads. A run whose loss or gradient is not finite is
-    frozen with the parameters it has.
+    in any company, chunking and number of threads. A run whose loss, gradient or updated parameters
+    are not finite is frozen with the parameters it has.
 
     Raises:
         InputError: a wrong number; runs of unlike modules; a parameter without an optimiser;
@@ -203,8 +203,8 @@ class Ensemble:
             checkpoint: a file to keep the state in; if it is there, training goes on from it, to
                 the same bits.
             checkpoint_seconds: from one writing to the next.
-            config: what else the results depend on, as JSON values: model, loss, metrics. A
-                checkpoint of another config is refused.
+            config: what else the results depend on, as JSON values: model, loss, penalty, metrics.
+                A checkpoint of another config is refused.
 
         Raises:
             InputError: the forward cannot be batched, and why; data that do not fit; a checkpoint
@@ -322,15 +322,17 @@ class Ensemble:
         data.check(self.runs)
         data.to(self.device)
         dense = self._dense
-        if dense is not None and not dense.fits(data.sample(), data.shared):
+        if dense is not None and not dense.fits(data):
             if self._kernel == "dense":
                 raise InputError(
                     f"{OP}: data must be float32 points [N, d] and a target for each, float32 or, "
-                    f"for CrossEntropy, int64, if kernel is 'dense', "
+                    f"for CrossEntropy, int64 from 0 to the last class, if kernel is 'dense', "
                     f"got {[(list(t.shape), t.dtype) for t in data.tensors]}"
                 )
             dense = None
         self.rules = replace(self.rules, dense=dense)
+        if dense is None:
+            self.rules.gradients.look_for_dropout(data.of_one_row())
 
     def _chunks(self, chosen: list[int], data: Data) -> tuple[int, list[list[int]]]:
         """The width of a block, and the runs of each chunk."""
@@ -368,7 +370,7 @@ class Ensemble:
             "seeds": self.seeds,
             "parameters": names,
             "optimizer": groups,
-            "schedule": repr(self.rules.schedule),
+            "schedule": self.rules.schedule and self.rules.schedule.settings(self.runs),
             "clip_norm": None if self.rules.clip is None else self.rules.clip.tolist(),
             "data": data.digest(),
             "steps": steps,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.utils._pytree import tree_map
 
-from fractalkern.ensemble.randomness import dropout_of, has_dropout
+from fractalkern.ensemble.randomness import dropout_of, drops_in
 from fractalkern.errors import InputError
 
 OP = "Ensemble"
@@ -55,7 +55,7 @@ class Gradients:
         self.training = copy.deepcopy(template).train()
         self.evaluating = copy.deepcopy(template).eval()
         self._loss = loss
-        self._dropout = has_dropout(template)
+        self._dropout = True
         self._derive = grad_and_value(self._one, has_aux=True)
         self._compile = compile
         self._steps: dict[tuple[bool, int], Callable[..., Any]] = {}
@@ -138,12 +138,22 @@ class Gradients:
             raise InputError(_explanation(error)) from error
         return gradients, losses, extra, buffers
 
+    def look_for_dropout(self, batch: tuple[Tensor, ...]) -> None:
+        """Finds out whether the loss of one run drops anything; if not, nothing is looked for."""
+        self._dropout = False
+        with torch.no_grad():
+            self._dropout = drops_in(lambda: self.alone(batch), self._device)
+
     def alone(self, batch: tuple[Tensor, ...]) -> Tensor:
         """The loss of the template itself for the batch of one run, without any batching."""
         parameters: Stack = dict(self.training.named_parameters())
         buffers = {name: buffer.clone() for name, buffer in self.training.named_buffers()}
-        key = torch.zeros(2, dtype=torch.int64, device=next(iter(parameters.values())).device)
+        key = torch.zeros(2, dtype=torch.int64, device=self._device)
         return self._one(parameters, buffers, key, 0, batch)[0]
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.training.parameters()).device
 
     def apply(
         self,

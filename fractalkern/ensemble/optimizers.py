@@ -156,8 +156,9 @@ class SGD(Optimizer):
             if count == 1:
                 velocity.copy_(grad)
             else:
-                fresh = (1 - hyper["dampening"]).to(flat.dtype)
-                velocity.mul_(h["momentum"]).addcmul_(grad, fresh)
+                # Dampening is momentum's: without it there is none, whoever shares the batch.
+                fresh = torch.where(hyper["momentum"] > 0, 1 - hyper["dampening"], 1.0)
+                velocity.mul_(h["momentum"]).addcmul_(grad, fresh.to(flat.dtype))
             grad = grad.addcmul(velocity, h["momentum"]) if self.nesterov else velocity
         flat.sub_(grad * h["lr"])
 

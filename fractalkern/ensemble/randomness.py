@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fractalkern.ops.dropout_mask import dropout_mask
@@ -95,9 +94,12 @@ class _Dropout(TorchFunctionMode):
         return self._dropout(scores.softmax(-1), dropout_p) @ value
 
 
-def has_dropout(module: nn.Module) -> bool:
-    """Whether `module` drops anything while training."""
-    return any(isinstance(part, _DropoutNd) and part.p > 0 for part in module.modules())
+def drops_in(call: Callable[[], Any], device: torch.device) -> bool:
+    """Whether `call` drops anything, by a module or by a function."""
+    seen = _Dropout(torch.zeros(2, dtype=torch.int64, device=device), 0)
+    with seen:
+        call()
+    return seen.call > 0
 
 
 @contextmanager

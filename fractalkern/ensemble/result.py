@@ -15,7 +15,8 @@ class Result:
         scalars: by name `[R, steps]`: "penalty", and what the loss returned besides.
         metrics: by name `[R, times, ...]`.
         times: the steps done when the metrics were taken.
-        frozen_at: int64 `[R]`, the step in which a run's loss or gradient was not finite; -1: none.
+        frozen_at: int64 `[R]`, the first step in which a run's parameters, loss or gradient were
+            not finite, `steps` if the last update made them so; -1: none.
         parameters: by name `[R, ...]`, the last ones; of a frozen run those that it froze with.
         buffers: by name `[R, ...]`.
         record: what a repetition needs, as JSON values: seeds, chunks of runs, width, threads ...

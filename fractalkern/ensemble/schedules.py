@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -59,6 +59,10 @@ class Schedule:
         numbers = self._numbers(runs)
         for run, kind in enumerate(self._kinds(runs)):
             steps, warmup, final = (float(numbers[n][run]) for n in ("steps", "warmup", "final"))
+            if warmup < 0:
+                raise InputError(
+                    f"{self._owner}: warmup must be at least 0, got {warmup:g} for run {run}"
+                )
             if kind != "constant" and steps <= warmup:
                 raise InputError(
                     f"{self._owner}: steps must be above warmup for {kind!r}, "
@@ -70,6 +74,13 @@ class Schedule:
                     f"got {final:g} for run {run}"
                 )
 
+    def settings(self, runs: int) -> dict[str, Any]:
+        """Everything that the factors depend on, as JSON values."""
+        return {
+            "kind": self._kinds(runs),
+            **{name: values.tolist() for name, values in self._numbers(runs).items()},
+        }
+
     def factors(self, step: int, runs: int) -> Tensor:
         """The factor of each run in step `step`, 0 the first: float64 `[runs]`."""
         numbers = self._numbers(runs)
@@ -79,7 +90,7 @@ class Schedule:
 
 def _factor(step: int, kind: str, steps: float, warmup: float, final: float) -> float:
     if step < warmup:
-        return (step + 1) / warmup
+        return min((step + 1) / warmup, 1.0)
     if kind == "constant":
         return 1.0
     done = min((step - warmup) / (steps - warmup), 1.0)

@@ -50,9 +50,7 @@ def _activation_bytes(rules: Rules, data: Data) -> list[int]:
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    sample = data.sample()
-    batch = sample if data.shared else tuple(tensor[0] for tensor in sample)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        rules.gradients.alone(batch)
+        rules.gradients.alone(data.of_one_row())
     own = {p.untyped_storage().data_ptr() for p in rules.gradients.training.parameters()}
     return [size for place, size in kept.items() if place not in own]

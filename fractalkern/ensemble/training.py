@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fractalkern.ensemble.clipping import clip_factors, gradient_norms
+from fractalkern.ensemble.clipping import clip_factors, row_norms
 from fractalkern.ensemble.data import Data
 from fractalkern.ensemble.dense import DenseNetworks
 from fractalkern.ensemble.gradients import OP, Gradients
@@ -33,7 +33,7 @@ class Rules:
     def step(self, rows: Rows, data: Data, recorder: Recorder) -> Tensor:
         """Takes all rows one step further; the losses `[rows]` before it, of the rows left."""
         losses = self._gradients(rows, data, recorder)
-        norms = gradient_norms([group.grad for group in rows.groups])
+        norms = row_norms([group.grad for group in rows.groups])
         bad = _not_finite(losses, norms, rows)
         if bad:
             recorder.freeze(rows, [row for row in bad if rows.live[row]])
@@ -55,6 +55,12 @@ class Rules:
             group.optimizer.step(
                 group.flat, group.grad, group.state, hyper, rows.step, group.layout, clip
             )
+        # Penalties and metrics may refuse what is not finite, which would end the other runs too.
+        if bad := _overflowed(rows):
+            recorder.freeze(rows, [row for row in bad if rows.live[row]])
+            stacks = {"losses": losses}
+            rows.freeze(bad, stacks)
+            losses = stacks["losses"]
         return losses
 
     def _gradients(self, rows: Rows, data: Data, recorder: Recorder) -> Tensor:
@@ -125,6 +131,15 @@ def _not_finite(losses: Tensor, norms: Tensor, rows: Rows) -> list[int]:
         # The square of a finite gradient may overflow.
         for group in rows.groups:
             finite &= group.grad.isfinite().all(dim=1)
+    return (~finite).nonzero()[:, 0].tolist()
+
+
+def _overflowed(rows: Rows) -> list[int]:
+    """The rows whose parameters are not finite: an update may be too large for the dtype."""
+    flats = [group.flat for group in rows.groups]
+    if row_norms(flats).isfinite().all():  # cheaper than a look at each
+        return []
+    finite = torch.stack([flat.isfinite().all(dim=1) for flat in flats]).all(dim=0)
     return (~finite).nonzero()[:, 0].tolist()
 
 

@@ -15,6 +15,7 @@ from fractalkern.errors import InputError
 Floats = npt.NDArray[np.float64]
 
 _STREAM = 0x626F6F74
+_FEWEST_RESAMPLED = 5
 _MOST_EXACT = 50_000  # resamples that are listed instead of drawn: up to 6 pairs
 
 
@@ -92,12 +93,15 @@ def differences(treatment: Sequence[float], control: Sequence[float]) -> Floats:
 def interval(
     values: Sequence[float] | Floats, level: float = 0.95, seed: int = 0, resamples: int = 20_000
 ) -> tuple[float, float]:
-    """Bootstrap interval of a mean: the percentiles of resampled means, widened for few values.
+    """Interval of a mean: the percentiles of resampled means, widened for few values.
 
     Percentiles alone are too narrow by sqrt((n - 1) / n) and by normal instead of Student's tails.
     So the tail is not (1 - level) / 2 but Phi(-t sqrt(n / (n - 1))), t Student's quantile. Of 3,000
     normal samples of 5 values the 95 % interval held the mean of 93 in 100 (percentiles: 85), of 10
     values 95 (90). Up to 6 values all resamples are listed and `seed` plays no part.
+
+    Resampled means never leave the range of the values, which holds the mean of 2, 3 and 4 normal
+    values in 50, 75 and 88 of 100 samples: of so few the interval is Student's.
 
     Source: T. C. Hesterberg, "What teachers should know about the bootstrap", The American
     Statistician 69, 2015, section 4.3.3.
@@ -110,7 +114,11 @@ def interval(
     n = len(data)
     if n < 2:
         raise InputError(f"interval: values must be at least 2, got {n}")
-    t = student_quantile(level, n - 1) * math.sqrt(n / (n - 1))
+    quantile = student_quantile(level, n - 1)
+    if n < _FEWEST_RESAMPLED:
+        half = quantile * float(data.std(ddof=1)) / math.sqrt(n)
+        return float(data.mean()) - half, float(data.mean()) + half
+    t = quantile * math.sqrt(n / (n - 1))
     tail = 0.5 * math.erfc(t / math.sqrt(2))
     low, high = np.quantile(data[_resamples(n, seed, resamples)].mean(axis=1), [tail, 1 - tail])
     return float(low), float(high)

@@ -68,7 +68,12 @@ def edge_dimension(logits: Tensor) -> Tensor:
 
 
 def last_dimension(logits: Tensor, null_draws: int) -> DimensionResult | None:
-    """Estimate, interval and null of one boundary `[H, W]`; None where there is none."""
+    """Estimate, interval and null of one boundary `[H, W]`; None where there is none.
+
+    A run that turned non-finite has none either.
+    """
+    if not logits.isfinite().all():
+        return None
     try:
         return estimate_dimension(logits, null="smooth", null_draws=null_draws)
     except DegenerateBoundaryError:

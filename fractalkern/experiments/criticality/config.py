@@ -9,6 +9,8 @@ from fractalkern.experiments.criticality import arms, tasks
 
 StudyName = Literal["baseline", "targets", "layerwise", "schedules", "regularizers", "tasks"]
 
+_MOST = {"samples": 10**6, "depth": 100, "width": 10**4, "epochs": 10**6, "grid": 10**4}
+_MOST |= {"seeds": 10**4, "null_draws": 10**6}
 _PUBLISHED_SHARES = (0.25, 0.0)
 _SHARES = (0.2, 0.2)
 
@@ -114,8 +116,14 @@ class CriticalityConfig:
                 raise InputError(f"{name} must be at least {smallest}, got {getattr(self, name)}")
         if self.first_seed + self.seeds > 2**32:
             raise InputError(f"first_seed must leave seeds below 2^32, got {self.first_seed}")
-        if self.every > self.epochs:
-            raise InputError(f"every must be at most epochs, {self.epochs}, got {self.every}")
+        for name, largest in _MOST.items():
+            if getattr(self, name) > largest:
+                raise InputError(f"{name} must be at most {largest:,}, got {getattr(self, name)}")
+        if self.epochs % self.every:
+            raise InputError(
+                f"every must divide epochs, {self.epochs}, so that the last measurement is of the "
+                f"trained networks, got {self.every}"
+            )
         for name, value in (("noise", self.noise), ("weight", self.weight)):
             if not 0 <= value < float("inf"):
                 raise InputError(f"{name} must be at least 0 and finite, got {value}")

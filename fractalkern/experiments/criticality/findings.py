@@ -59,7 +59,7 @@ class Findings:
         rows: an arm in a setting each, in the order of the study.
         times: epochs of the measurements.
         same_weights: largest difference of a final weight between the arms of a seed, where they
-            were kept; None otherwise.
+            were kept and are finite; None otherwise.
         dimensions: the last boundary of each run by (arm, seed): estimate, interval, p; where made.
         grids: logits on the window by (arm, seed), `[side, side]`, where kept.
     """
@@ -91,7 +91,7 @@ def find(config: CriticalityConfig, study: Study) -> Findings:
     ends = {(k.arm, k.seed): a for k, a in every_end.items() if (k.arm, k.rate) in chosen}
     weights: dict[int, list[Tensor]] = {}
     for (_, seed), arrays in ends.items():
-        if "weights" in arrays:
+        if "weights" in arrays and arrays["weights"].isfinite().all():
             weights.setdefault(seed, []).append(arrays["weights"])
     differences = [(w - mine[0]).abs().max() for mine in weights.values() for w in mine[1:]]
     return Findings(

@@ -94,15 +94,20 @@ def verdict(config: CriticalityConfig, found: Findings) -> list[str]:
         f"Worse: {_names(worse, found)}.",
         f"Not told apart at {config.seeds} seeds: {_names(open_, found)}.",
     ]
-    calmer, *_ = _sorted(found, "test_nll")
-    lines.append(f"Better in test NLL: {_names(calmer, found)}.")
+    calmer, surer, _ = _sorted(found, "test_nll")
+    lines.append(f"Better in test NLL: {_names(calmer, found)}; worse: {_names(surer, found)}.")
     better = [row for row in found.rows if row in better or row in calmer]
+    better = [row for row in better if row not in worse and row not in surer]
     if targets := [row for row in better if _has_target(row.arm)]:
         lines.append(
-            f"So holding singular values at a target helps here in: {_names(targets, found)}."
+            "So holding singular values at a target helps in one outcome and costs nothing in the "
+            f"other here: {_names(targets, found)}."
         )
     else:
-        lines.append("So nothing here shows that holding singular values at a target helps.")
+        lines.append(
+            "So nothing here shows that holding singular values at a target helps in one outcome "
+            "without a cost in the other."
+        )
     return lines
 
 
@@ -209,7 +214,9 @@ def _table(config: CriticalityConfig, found: Findings) -> str:
 def _pm(row: Row, name: str, digits: int) -> str:
     if not math.isfinite(row.mean(name)):
         return "none"
-    return f"{row.mean(name):.{digits}f} ± {row.spread(name):.{digits}f}"
+    spread = row.spread(name)
+    found = f"{row.mean(name):.{digits}f}"
+    return f"{found} ± {spread:.{digits}f}" if math.isfinite(spread) else f"{found} (one run)"
 
 
 def _legend(config: CriticalityConfig) -> str:
@@ -245,9 +252,9 @@ def _comparisons(found: Findings) -> str:
 
 
 _COMPARED = (
-    "Differences to no regularisation over the same seeds, with bootstrap 95 % intervals, each on "
-    "its own; p by Student's paired test, corrected by Holm over all arms and both outcomes. "
-    "g: Hedges' effect size of the accuracy."
+    "Differences to no regularisation over the same seeds, with bootstrap 95 % intervals (of fewer "
+    "than 5 pairs Student's), each on its own; p by Student's paired test, corrected by Holm over "
+    "all arms and both outcomes. g: Hedges' effect size of the accuracy."
 )
 
 

@@ -138,8 +138,10 @@ def train(
         checkpoint=checkpoint,
         config={"settings": to_toml(config), "runs": [run.label() for run in runs]},
     )
-    layers = affine_layers(result.parameters, result.buffers, arms[0], setting.depth)
-    arrays = _ends(config, metrics, layers) if config.study == "baseline" else {}
+    arrays: dict[str, Tensor] = {}
+    if config.study == "baseline":
+        layers = affine_layers(result.parameters, result.buffers, arms[0], setting.depth)
+        arrays = _ends(config, metrics, layers)
     return _series(result, config.epochs), arrays
 
 

@@ -17,6 +17,7 @@ PUBLISHED_ARMS, PUBLISHED_RATES = ("standard-all", "genesis-all"), (5e-4, 1e-4)
 PUBLISHED_VOCABULARY, PUBLISHED_LENGTH = 50_257, 128
 _MOST_STEPS = 10**7
 _MOST_TOKENS = 10**6
+_MOST = {"seeds": 10**4, "texts": 10**7, "width": 10**5, "layers": 1000, "positions": 10**6}
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,17 @@ class GenesisConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, largest in _MOST.items():
+            if getattr(self, name) > largest:
+                raise InputError(f"{name} must be at most {largest:,}, got {getattr(self, name)}")
         if self.steps > _MOST_STEPS or self.every > self.steps:
             raise InputError(
                 f"steps must be from every = {self.every} to {_MOST_STEPS:,}, got {self.steps}"
+            )
+        if self.protocol == "fixed" and self.steps % self.every:
+            raise InputError(
+                f"every must divide steps, {self.steps}, so that the last evaluation is of the "
+                f"trained models, got {self.every}"
             )
         if self.texts < 4 or self.texts % 4 or self.batch > self.texts:
             raise InputError(

@@ -94,7 +94,7 @@ class Findings:
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float, float] | None:
-    """Mean and bootstrap interval; None for fewer than two values."""
+    """Mean and its interval; None for fewer than two values."""
     if len(values) < 2:
         return None
     return (math.fsum(values) / len(values), *interval(values))
@@ -180,7 +180,9 @@ def _verdict(family: Sequence[Comparison]) -> tuple[str, str]:
     if all(sign > 0 for sign in signs):
         return "supported", f"Genesis noise beats white and shuffled noise of its scales ({span})."
     if any(sign < 0 for sign in signs) and not any(sign > 0 for sign in signs):
-        return "contradicted", f"Genesis noise is worse than noise of its scales alone ({span})."
+        worse = "both" if all(sign < 0 for sign in signs) else "one"
+        nulls_of = "white and shuffled noise of its scales"
+        return "contradicted", f"Genesis noise is worse than {worse} of {nulls_of} ({span})."
     return (
         "not supported",
         f"Genesis noise is not shown to differ from both nulls of its scales ({span}).",

@@ -32,7 +32,8 @@ def text(config: GenesisConfig, found: Findings, tokens: int) -> str:
         "## Arms",
         "",
         "Shares in %, mean over seeds at the rate chosen by validation texts, 95 % bootstrap "
-        "interval in brackets; a star: the rate is at an end of the list.",
+        "interval (of fewer than 5 seeds Student's) in brackets; a star: the rate is at an end of "
+        "the list.",
         "",
         "| arm | rate | exact, test | exact, mean of all rates | exact, training texts | "
         "exact, operands out of range | answer loss, test (nats) | steps to 90 % | frozen |",
@@ -43,7 +44,7 @@ def text(config: GenesisConfig, found: Findings, tokens: int) -> str:
         "",
         "## Comparisons",
         "",
-        "Differences over seeds: bootstrap interval of each, Hedges' g of the pairs, Student's p, "
+        "Differences over seeds: interval of each as above, Hedges' g of the pairs, Student's p, "
         "and p after Holm's correction for all lines of a table.",
         "",
         *_table("Exact test answers at the chosen rate, points (decides the verdict)", found.exact),
