@@ -18,7 +18,7 @@ from fractalkern.line_fits import the_only
 from fractalkern.missing_cells import edge_bounds, filled
 from fractalkern.nulls import Null, NullName, null_of
 from fractalkern.ops._boxes import checked_sizes
-from fractalkern.ops._inputs import as_integer, as_tensor
+from fractalkern.ops._inputs import as_integer, as_tensor, require_generator
 from fractalkern.ops.box_count import box_count
 from fractalkern.published_estimators import PUBLISHED, SlopeFit, sign_edges_slope
 
@@ -237,8 +237,8 @@ def estimate_dimension(
     dims = _checked_options(
         values, estimator, spatial_dims, sizes, offsets, level, null, noise_width, null_draws
     )
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise InputTypeError(f"{OP}: generator must be a torch.Generator, got {generator!r}")
+    if generator is not None:
+        require_generator(OP, generator)
     batch, spatial = values.shape[: values.ndim - dims], values.shape[values.ndim - dims :]
     items = labels = values.reshape(-1, *spatial)
     if holes is not None:

@@ -17,7 +17,7 @@ from fractalkern import backends, random
 from fractalkern.errors import InputError, InputTypeError
 from fractalkern.memory import require_memory
 from fractalkern.ops import _inverse_fft
-from fractalkern.ops._inputs import FLOAT_DTYPES, require_choice, seed_of
+from fractalkern.ops._inputs import FLOAT_DTYPES, as_number, require_choice, seed_of
 from fractalkern.ops.fractal_noise import fractal_noise, half_spectrum
 from fractalkern.spectra import SpectrumFit, spectrum_of
 
@@ -342,11 +342,7 @@ def _scale(op: str, tensor: Tensor, std: float | None, gain: float | None, mode:
     if std is not None and gain is not None:
         raise InputError(f"{op}: only one of std and gain may be given, got std={std}, gain={gain}")
     for name, value in (("std", std), ("gain", gain)):
-        try:
-            accepted = value is None or (math.isfinite(value) and value >= 0)
-        except TypeError:
-            raise InputTypeError(f"{op}: {name} must be a number, got {value!r}") from None
-        if not accepted:
+        if value is not None and not 0 <= as_number(op, name, value) < math.inf:
             raise InputError(f"{op}: {name} must be finite and not negative, got {value}")
     if std is not None:
         return std

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from fractalkern.errors import InputError, InputTypeError
 from fractalkern.modules import weights_of
-from fractalkern.ops._inputs import FLOAT_DTYPES, as_real, require_choice
+from fractalkern.ops._inputs import FLOAT_DTYPES, as_real, require_choice, require_whole
 from fractalkern.ops._power_iteration_grad import (
     gradients_of,
     raise_input_error,
     refuse_forward_mode,
 )
+from fractalkern.ops.power_iteration import METHODS
 
 __all__ = ["SpectralTarget", "spectral_penalty", "spectral_penalty_and_gradients"]
 
@@ -267,12 +268,12 @@ class SpectralTarget(nn.Module):
             )
         if not self._getters:
             raise InputError(f"{OP}: module must have a weight of two or more axes, got none")
-        if not isinstance(iters, int) or not 2 <= iters < 2**63:
-            raise InputError(f"{OP}: iters must be an integer of at least 2, got {iters!r}")
-        require_choice(OP, "method", method, ("lanczos", "power"))
-        if not isinstance(seed, int) or not 0 <= seed < 2**63:
-            raise InputError(f"{OP}: seed must be an integer from 0 to 2^63 - 1, got {seed!r}")
-        self.iters, self.method, self.seed = iters, method, seed
+        require_choice(OP, "method", method, METHODS)
+        self.method = method
+        self.iters = require_whole(OP, "iters", iters, 2)
+        self.seed = require_whole(OP, "seed", seed, 0)
+        if max(self.iters, self.seed) >= 2**63:
+            raise InputError(f"{OP}: iters and seed must be below 2^63, got {iters} and {seed}")
         weights = [getter() for getter in self._getters.values()]
         self._check(weights)
         if not isinstance(module, nn.Module):
@@ -372,16 +373,20 @@ class SpectralTarget(nn.Module):
             raise InputError(f"{OP}: some weight must require a gradient, but none does")
         arguments, options = self._arguments(weights), self._options()
         penalty, _, self.start, gradients = spectral_penalty_and_gradients(*arguments, **options)
+        computed, handed_on = [], []
         for weight, slopes in zip(weights, gradients, strict=True):
             if not weight.requires_grad:
                 continue
             gradient = slopes if weight.dim() == slopes.dim() else slopes.view_as(weight)
             if not weight.is_leaf:
-                weight.backward(gradient)  # type: ignore[no-untyped-call]
+                computed.append(weight)
+                handed_on.append(gradient)
             elif weight.grad is None:
                 weight.grad = gradient
             else:
                 weight.grad += gradient
+        if computed:  # in one pass: they may share a graph, which a pass frees
+            torch.autograd.backward(computed, handed_on)
         return penalty
 
     def penalty(self) -> Tensor:

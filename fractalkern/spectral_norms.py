@@ -114,7 +114,8 @@ def spectral_norms(
         SpectralNormTable. For "operator" rows lower and upper are the exact values over the grid.
 
     Raises:
-        InputError: no weight, a wrong value, or, on the CPU, a weight that is not finite.
+        InputError: no weight, a wrong value, or a weight that is not finite: on the CPU, and
+            of an operator anywhere.
         InputTypeError: a wrong type.
 
     Source: H. Sedghi, V. Gupta and P. M. Long, The singular values of convolutional layers,
@@ -134,8 +135,10 @@ def spectral_norms(
     pieces = list(_pieces(model, conv))
     if not pieces:
         raise InputError("spectral_norms: model must have a weight of 2 or more axes, got none")
-    for name, _, weight, _ in pieces:
-        if weight.is_cpu and weight.layout == torch.strided and not weight.isfinite().all():
+    for name, _, weight, operator in pieces:
+        # On other devices power_iteration does not wait for values; an operator's norm does.
+        readable = (weight.is_cpu or operator is not None) and weight.layout == torch.strided
+        if readable and not weight.isfinite().all():
             raise InputError(f"spectral_norms: weights must be finite, but {name} is not")
     matrices = [matrix for _, _, matrix, operator in pieces if operator is None]
     norms = None
@@ -151,8 +154,6 @@ def spectral_norms(
         if operator is None:
             sigma, lower, upper, status = next(columns)
         else:
-            if not weight.isfinite().all():
-                raise InputError(f"spectral_norms: model must be finite, but {name!r} is not")
             sigma = lower = upper = _operator_norm(weight, operator, grid)
             status = f"grid {grid}"
         rows.append(SpectralNormRow(name, kind, tuple(weight.shape), sigma, lower, upper, status))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fractalkern.errors import InputError, InputTypeError
-from fractalkern.ops._inputs import as_tensor, require_whole
+from fractalkern.ops._inputs import as_number, as_tensor, require_generator, require_whole
 
 __all__ = [
     "brownian_level_sets",
@@ -92,9 +92,11 @@ def smooth_contours(
     op = "smooth_contours"
     _check(op, count, side, generator)
     if length is not None:
-        _check_positive(op, "length", length)
-    if inside is not None and not (isinstance(inside, int | float) and 0 <= inside <= 1):
-        raise InputError(f"{op}: inside must be a number from 0 to 1, got {inside!r}")
+        length = _positive(op, "length", length)
+    if inside is not None:
+        inside = as_number(op, "inside", inside)
+        if not 0 <= inside <= 1:
+            raise InputError(f"{op}: inside must be from 0 to 1, got {inside}")
     fields = []
     for _ in range(count):
         share = 0.1 + 0.15 * float(torch.rand((), generator=generator))
@@ -121,8 +123,9 @@ def brownian_level_sets(
     """
     op = "brownian_level_sets"
     _check(op, count, side, generator)
-    if not (isinstance(dimension, int | float) and 1 <= dimension < 2):
-        raise InputError(f"{op}: dimension must be from 1 to below 2, got {dimension!r}")
+    dimension = as_number(op, "dimension", dimension)
+    if not 1 <= dimension < 2:
+        raise InputError(f"{op}: dimension must be from 1 to below 2, got {dimension}")
     amplitude = _sampled_amplitude(2 * side, 2 - dimension)
     spectrum = torch.randn(count, *amplitude.shape, 2, generator=generator)
     # The inverse transform keeps the Hermitian half of these columns, of half the variance.
@@ -208,8 +211,8 @@ def with_noise(distance: Tensor, width: float, generator: torch.Generator) -> Te
     distance = as_tensor(op, "distance", distance)
     if not distance.is_floating_point():
         raise InputTypeError(f"{op}: distance must be floating point, got {distance.dtype}")
-    _check_positive(op, "width", width)
-    _check_generator(op, generator)
+    width = _positive(op, "width", width)
+    require_generator(op, generator)
     signs = distance.sign()
     near = (distance.abs() < 5.5 * width).flatten().nonzero()[:, 0]
     chance = torch.special.ndtr(distance.flatten()[near].abs() / -width)
@@ -221,17 +224,14 @@ def with_noise(distance: Tensor, width: float, generator: torch.Generator) -> Te
 def _check(op: str, count: int, side: int, generator: torch.Generator) -> None:
     require_whole(op, "count", count, 1)
     require_whole(op, "side", side, 1)
-    _check_generator(op, generator)
+    require_generator(op, generator)
 
 
-def _check_generator(op: str, generator: torch.Generator) -> None:
-    if not isinstance(generator, torch.Generator):
-        raise InputTypeError(f"{op}: generator must be a torch.Generator, got {generator!r}")
-
-
-def _check_positive(op: str, name: str, value: float) -> None:
-    if not (isinstance(value, int | float) and 0 < value < math.inf):
-        raise InputError(f"{op}: {name} must be a positive, finite number, got {value!r}")
+def _positive(op: str, name: str, value: float) -> float:
+    number = as_number(op, name, value)
+    if not 0 < number < math.inf:
+        raise InputError(f"{op}: {name} must be positive and finite, got {number}")
+    return number
 
 
 def _cells(side: int) -> tuple[Tensor, Tensor]:

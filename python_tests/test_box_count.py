@@ -288,6 +288,19 @@ def test_compiles_without_a_graph_break(dynamic):
         assert torch.equal(mean, result.mean)
 
 
+@pytest.mark.parametrize("name", ["spatial_dims", "offsets"])
+def test_compiles_again_for_another_integer(name):
+    """Then torch takes it for variable."""
+    compiled = torch.compile(
+        lambda mask, value: fk.box_count(mask, **{name: value}).counts,
+        fullgraph=True,
+        backend="aot_eager",
+    )
+    mask = random_mask((8, 9, 10), 0.1, seed=1)
+    for value in (1, 2, 3):
+        assert torch.equal(compiled(mask, value), fk.box_count(mask, **{name: value}).counts)
+
+
 # A warning of torch's own, raised while inductor is imported.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_compiles_with_default_arguments_and_returns_the_dataclass():

@@ -1,5 +1,6 @@
 """Runs that share a batch are the runs that they would be alone."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -442,6 +443,24 @@ def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path, seconds):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match="checkpoint must be a file that a fit wrote"):
         fit(measured, **kept)
+
+
+def test_integers_of_numpy_are_those_of_python(tmp_path):
+    """In a checkpoint too, which holds JSON."""
+
+    def fit(one):
+        made = Ensemble(
+            nn.Linear(1, 1),
+            lambda model, x: model(x).sum(),
+            SGD(lr=0.1),
+            runs=one(2),
+            width=one(2),
+            chunk=one(2),
+        )
+        data = Data(torch.ones(2, 1), batch_size=one(1))
+        return made.fit(data, one(2), every=one(1), checkpoint=tmp_path / "state").losses
+
+    assert torch.equal(fit(np.int64), fit(int))
 
 
 def test_a_checkpoint_is_bound_to_every_data_set_and_factor(tmp_path):

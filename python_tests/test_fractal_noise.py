@@ -494,6 +494,15 @@ def test_compiles_without_a_graph_break():
     assert torch.equal(compiled(beta), draw(beta))
 
 
+def test_compiles_with_numbers_that_vary():
+    def draw(number):
+        return fk.fractal_noise((4, 5), 1.0, k_min=number, spacing=number, seed=1)
+
+    compiled = torch.compile(draw, fullgraph=True, backend="aot_eager")
+    for number in (0.1, 0.2, 0.15):
+        assert torch.equal(compiled(number), draw(number))
+
+
 def test_threads_of_the_caller_do_not_disturb_each_other():
     expected = [fk.fractal_noise((64, 64), 1.0, seed=s) for s in range(4)]
     results = [None] * 4

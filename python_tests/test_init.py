@@ -188,6 +188,7 @@ BAD = {
     "mode": (torch.ones(4, 4), {"mode": "fan"}, "mode must be one of fan_in, fan_out, fan_avg"),
     "beta": (torch.ones(4, 4), {"beta": math.nan}, "beta must be finite, got nan"),
     "seed": (torch.ones(4, 4), {"seed": -1}, "seed must be an integer from 0"),
+    "gain as flag": (torch.ones(4, 4), {"gain": True}, "gain must be a number, got True"),
     "std as text": (torch.ones(4, 4), {"std": "1"}, "std must be a number, got '1'"),
     "sparse": (torch.eye(4).to_sparse(), {}, "tensor must be dense, got torch.sparse_coo"),
     "generator": (torch.ones(4, 4), {"generator": 1}, "generator must be a torch.Generator, got 1"),

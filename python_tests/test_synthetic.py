@@ -5,11 +5,12 @@ That they have the dimensions they say is tested with the intervals, in test_cal
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from fractalkern import synthetic
-from fractalkern.errors import InputError
+from fractalkern.errors import InputError, InputTypeError
 
 DRAWN = {
     "straight_lines": synthetic.straight_lines,
@@ -56,12 +57,28 @@ def test_sizes_and_generators_are_checked(name, count, side, draws, message):
         # Once a field of NaN, and a division by zero.
         (lambda: synthetic.brownian_level_sets(1, 8, 2.5, generator()), "dimension must be from 1"),
         (lambda: synthetic.brownian_level_sets(1, 8, 2, generator()), "dimension must be from 1"),
-        (lambda: synthetic.smooth_contours(1, 8, generator(), length=0), "length must be a pos"),
-        (lambda: synthetic.smooth_contours(1, 8, generator(), inside=2), "inside must be a number"),
-        (lambda: synthetic.with_noise(torch.ones(4), math.nan, generator()), "width must be a pos"),
+        (lambda: synthetic.smooth_contours(1, 8, generator(), length=0), "length must be positive"),
+        (lambda: synthetic.smooth_contours(1, 8, generator(), inside=2), "inside must be from 0"),
+        (lambda: synthetic.with_noise(torch.ones(4), math.nan, generator()), "width must be pos"),
         (lambda: synthetic.with_noise(torch.ones(4).int(), 1.0, generator()), "floating point"),
     ],
 )
 def test_numbers_out_of_range_are_one_sentence(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda value: synthetic.brownian_level_sets(1, 8, value, generator()), "dimension"),
+        (lambda value: synthetic.smooth_contours(1, 8, generator(), length=value), "length"),
+        (lambda value: synthetic.smooth_contours(1, 8, generator(), inside=value), "inside"),
+        (lambda value: synthetic.with_noise(torch.ones(4), value, generator()), "width"),
+    ],
+)
+def test_numbers_are_those_of_any_library(call, name):
+    assert torch.equal(call(np.float32(1)), call(1.0))
+    for bad in ("1", True):
+        with pytest.raises(InputTypeError, match=f"{name} must be a number, got {bad!r}"):
+            call(bad)

@@ -400,6 +400,16 @@ def test_compiles_without_graph_break() -> None:
     assert torch.equal(value(*arguments), fk.train_sweep(*arguments, **options).value)
 
 
+def test_compiles_again_for_other_steps() -> None:
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def value(steps: int) -> Tensor:
+        return fk.train_sweep(*arguments, steps=steps).value
+
+    arguments, _ = condition("tanh", 3, 3, 5)
+    for steps in (1, 2, 3):
+        assert torch.equal(value(steps), fk.train_sweep(*arguments, steps=steps).value)
+
+
 def replaced(index: int, value: Tensor) -> Callable[[list[Tensor]], None]:
     def change(arguments: list[Tensor]) -> None:
         arguments[index] = value

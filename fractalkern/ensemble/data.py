@@ -57,7 +57,7 @@ class Data:
                     f"Data: of_run must be a list of numbers from 0 to {sets - 1}, got {of_run!r}"
                 )
         if batch_size is not None:
-            require_whole("Data", "batch_size", batch_size, 1)
+            batch_size = require_whole("Data", "batch_size", batch_size, 1)
             if batch_size > self.examples:
                 raise InputError(
                     f"Data: batch_size must be from 1 to the {self.examples} examples, "

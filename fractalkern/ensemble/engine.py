@@ -112,9 +112,8 @@ class Ensemble:
             )
         if not all(0 <= seed < 2**64 for seed in self.seeds):
             raise InputError(f"{OP}: seeds must be from 0 to 2^64 - 1, got {self.seeds}")
-        for name, value in (("width", width), ("chunk", chunk)):
-            if value is not None:
-                require_whole(OP, name, value, 1)
+        self.width = None if width is None else require_whole(OP, "width", width, 1)
+        self.chunk = None if chunk is None else require_whole(OP, "chunk", chunk, 1)
         if kernel is not None:
             require_choice(OP, "kernel", kernel, ("dense", "vmap"))
         if not callable(build):
@@ -125,7 +124,6 @@ class Ensemble:
             raise InputTypeError(f"{OP}: loss must be a function, got {type(loss).__name__}")
         self._build = build
         self.device = device_of(OP, device)
-        self.width, self.chunk = width, chunk
         if schedule is not None:
             if not isinstance(schedule, Schedule):
                 raise InputTypeError(f"{OP}: schedule must be a Schedule, got {schedule!r}")
@@ -213,8 +211,8 @@ class Ensemble:
         chosen = list(range(self.runs)) if only is None else _integers("only", only)
         if not chosen or not all(0 <= run < self.runs for run in chosen):
             raise InputError(f"{OP}: only must be numbers from 0 to {self.runs - 1}, got {only!r}")
-        require_whole(OP, "steps", steps, 1)
-        require_whole(OP, "every", every, 1)
+        steps = require_whole(OP, "steps", steps, 1)
+        every = require_whole(OP, "every", every, 1)
         self._prepare(data)
         kept = None
         if checkpoint is not None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from fractalkern.ensemble.optimizers import PerRun, per_run
 from fractalkern.errors import InputError
 from fractalkern.ops._inputs import require_choice, require_whole
+from fractalkern.ops.power_iteration import METHODS
 from fractalkern.random import uniform
 from fractalkern.regularizers import spectral_penalty
 
@@ -80,9 +81,9 @@ class SpectralPenalty:
         method: str = "lanczos",
         schedule: Callable[[int], Any] | None = None,
     ) -> None:
-        require_choice("SpectralPenalty", "method", method, ("lanczos", "power"))
-        require_whole("SpectralPenalty", "iters", iters, 2)
-        self.runs, self.target, self.iters, self.method = runs, target, iters, method
+        require_choice("SpectralPenalty", "method", method, METHODS)
+        self.runs, self.target, self.method = runs, target, method
+        self.iters = require_whole("SpectralPenalty", "iters", iters, 2)
         self.weight = per_run("SpectralPenalty", "weight", weight, runs)
         self.include = include or (lambda name: True)
         self.schedule = schedule

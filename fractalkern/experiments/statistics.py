@@ -98,7 +98,7 @@ def interval(
     Percentiles alone are too narrow by sqrt((n - 1) / n) and by normal instead of Student's tails.
     So the tail is not (1 - level) / 2 but Phi(-t sqrt(n / (n - 1))), t Student's quantile. Of 3,000
     normal samples of 5 values the 95 % interval held the mean of 93 in 100 (percentiles: 85), of 10
-    values 95 (90). Up to 6 values all resamples are listed and `seed` plays no part.
+    values 95 (90). Of 5 or 6 values all resamples are listed and `seed` plays no part.
 
     Resampled means never leave the range of the values, which holds the mean of 2, 3 and 4 normal
     values in 50, 75 and 88 of 100 samples: of so few the interval is Student's.

@@ -82,7 +82,10 @@ def require_shape(op: str, name: str, tensor: Tensor, shape: tuple[int, ...], me
 
 def as_integer(op: str, value: Any, expected: str) -> int:
     """`value`, of Python, NumPy or a tensor but no bool, as an int; else says what was expected."""
-    if not isinstance(value, bool) and hasattr(value, "__index__"):
+    if isinstance(value, int):
+        if not isinstance(value, bool):
+            return value  # torch.compile traces no more of one that varies
+    elif hasattr(value, "__index__"):
         try:
             return operator.index(value)
         except TypeError:  # a tensor of floats, or of several integers
@@ -91,9 +94,12 @@ def as_integer(op: str, value: Any, expected: str) -> int:
 
 
 def as_number(op: str, name: str, value: Any) -> float:
-    """`value`, of Python, NumPy or a tensor of one element, as a float."""
-    is_scalar = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
-    if not (isinstance(value, Real) or is_scalar):
+    """`value`, of Python, NumPy or a tensor of one element but no bool, as a float."""
+    if isinstance(value, Tensor):
+        accepted = value.numel() == 1 and value.dtype in (*FLOAT_DTYPES, *INTEGER_DTYPES)
+    else:
+        accepted = isinstance(value, Real) and not isinstance(value, bool)
+    if not accepted:
         raise InputTypeError(f"{op}: {name} must be a number, got {value!r}")
     return float(value)
 
@@ -111,6 +117,12 @@ def require_whole(op: str, name: str, value: Any, least: int) -> int:
     if number < least:
         raise InputError(f"{op}: {expected}, got {number}")
     return number
+
+
+def require_generator(op: str, generator: Any) -> None:
+    """Raises unless `generator` is one of torch's."""
+    if not isinstance(generator, torch.Generator):
+        raise InputTypeError(f"{op}: generator must be a torch.Generator, got {generator!r}")
 
 
 def absent_device_reason(device: torch.device) -> str | None:
@@ -148,8 +160,8 @@ def device_of(op: str, device: torch.device | str) -> torch.device:
 
 def seed_of(op: str, seed: int | None, generator: torch.Generator | None) -> int:
     """The seed itself, or one drawn from the generator, or from torch's default one."""
-    if not (generator is None or isinstance(generator, torch.Generator)):
-        raise InputTypeError(f"{op}: generator must be a torch.Generator, got {generator!r}")
+    if generator is not None:
+        require_generator(op, generator)
     if seed is None:  # on a device of its own: inside `with torch.device("meta")` too
         place = "cpu" if generator is None else generator.device
         return int(torch.randint(2**63 - 1, (), generator=generator, device=place))

@@ -161,9 +161,9 @@ def box_count_fake(
 def _contiguous_bytes(mask: Tensor) -> Tensor:
     """What the kernels read: any nonzero byte is in the set. A bool mask in order is not copied."""
     wide = mask.element_size() != 1
-    if not torch.compiler.is_compiling():
-        copies = (wide + (not mask.is_contiguous())) * mask.numel()
-        require_memory(f"{OP}: mask, as bytes in order,", copies, mask.device)
+    copies = wide + (not mask.is_contiguous())
+    if copies and not torch.compiler.is_compiling():
+        require_memory(f"{OP}: mask, as bytes in order,", copies * mask.numel(), mask.device)
     return (mask != 0 if wide else mask).contiguous()
 
 

@@ -239,7 +239,7 @@ def _spacings(spacing: float | Sequence[float] | None, axes: int) -> list[float]
             f"{OP}: spacing must be one number or one for each of {axes} axes, got {len(values)}"
         )
     for value in values:
-        if not (math.isfinite(value) and value > 0):
+        if not 0 < value < math.inf:
             raise InputError(f"{OP}: spacing must be positive and finite, got {value}")
         if not _LEAST_SPACING <= value <= _LARGEST_SPACING:
             raise InputError(
