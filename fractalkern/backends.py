@@ -49,8 +49,8 @@ def _no_triton_reason() -> str | None:
     return None
 
 
-# What torch.compiler.assume_constant_result does, which for it imports the whole compiler: two
-# seconds at every import of fractalkern.
+# What torch.compiler.assume_constant_result does, which for it imports the whole compiler: over
+# a second at every import of fractalkern.
 _no_triton_reason._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 

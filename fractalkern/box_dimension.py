@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from fractalkern.errors import DegenerateBoundaryError, InputError, InputTypeError
-from fractalkern.line_fits import DimensionFit
+from fractalkern.line_fits import MIN_POINTS, DimensionFit
 from fractalkern.ops._inputs import as_tensor
 from fractalkern.ops.box_count import BoxCounts
-
-_MIN_SIZES = 3  # two points leave no degree of freedom for the standard error
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +58,10 @@ def box_dimension(
     low, high = default_fit if fit is None else _checked_fit(fit)
     chosen = (sizes >= low) & (sizes <= high)
     sizes, numbers = sizes[chosen], numbers[..., chosen]
-    if len(sizes) < _MIN_SIZES:
+    if len(sizes) < MIN_POINTS:
         range_ = "" if high == math.inf else f" in the range ({low:g}, {high:g})"
         raise InputError(
-            f"box_dimension: fit must hold at least {_MIN_SIZES} box sizes, got {len(sizes)}"
+            f"box_dimension: fit must hold at least {MIN_POINTS} box sizes, got {len(sizes)}"
             f"{range_}: count more sizes, widen the fit or use a larger array"
         )
     if (numbers == 0).any():

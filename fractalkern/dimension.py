@@ -14,7 +14,7 @@ from fractalkern.box_dimension import BoxDimension, box_dimension
 from fractalkern.calibration import Inference, infer
 from fractalkern.edges import MASK_DTYPES, checked_values, sign_edges
 from fractalkern.errors import DegenerateBoundaryError, InputError, InputTypeError
-from fractalkern.line_fits import the_only
+from fractalkern.line_fits import MIN_POINTS, the_only
 from fractalkern.missing_cells import edge_bounds, filled
 from fractalkern.nulls import Null, NullName, null_of
 from fractalkern.ops._boxes import checked_sizes
@@ -250,6 +250,10 @@ def estimate_dimension(
         sides = None
         if sizes is not None:
             sides = checked_sizes(OP, "boundary image", sizes, min(spatial) - 1)
+            if (count := len(set(sides))) < MIN_POINTS:
+                raise InputError(
+                    f"{OP}: sizes must hold at least {MIN_POINTS} different box sizes, got {count}"
+                )
         fits = _each(lambda item: sign_edges_slope(item, sides, origins), labels)
     else:
         fits = _each(PUBLISHED[estimator], labels)

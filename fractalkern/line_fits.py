@@ -8,6 +8,8 @@ from torch import Tensor
 
 from fractalkern.errors import InputError
 
+MIN_POINTS = 3  # two leave no degree of freedom for the standard error
+
 
 class Line(NamedTuple):
     """Least-squares lines, one for each row of points; all float64 [*batch]."""

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from fractalkern.errors import InputError, InputTypeError
-from fractalkern.line_fits import fit_line, local_slopes
+from fractalkern.line_fits import MIN_POINTS, fit_line, local_slopes
 from fractalkern.ops._boxes import checked_sizes, powers_of_two, smallest_side
 from fractalkern.ops.box_mass import box_masses, checked_weights
 from fractalkern.reference.box_count import axis_origins
 
 _OP = "generalized_dimensions"
 _DEFAULT_Q = tuple(float(q) for q in range(-5, 6))
-_MIN_SIZES = 3  # two points leave no degree of freedom for the standard error
 _POOR_STDERR = 0.05
 # Closer to 1 than this the limit is more exact than a quotient of two small numbers.
 _SMALLEST_STEP = 1e-6
@@ -355,9 +354,9 @@ def _fit_sizes(sizes: Any, side: int) -> list[int]:
         chosen = powers_of_two(max(side // 4, 1))
     else:
         chosen = sorted(set(checked_sizes(_OP, "mask_or_measure", sizes, side)))
-    if len(chosen) < _MIN_SIZES:
+    if len(chosen) < MIN_POINTS:
         raise InputError(
-            f"{_OP}: sizes must hold at least {_MIN_SIZES} different box sizes, got {len(chosen)}"
+            f"{_OP}: sizes must hold at least {MIN_POINTS} different box sizes, got {len(chosen)}"
             + (f": the smallest side of {side} is too short for the default" * (sizes is None))
         )
     return chosen

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from fractalkern.errors import InputError
-from fractalkern.line_fits import fit_line, local_slopes
+from fractalkern.line_fits import MIN_POINTS, fit_line, local_slopes
 from fractalkern.ops._inputs import as_integer, as_real, require_choice
 
 _OP = "correlation_dimension"
-_MIN_RADII = 3  # two points leave no degree of freedom for the standard error
 _MIN_POINTS = 100
 _PER_OCTAVE = 8
 _OCTAVES = 40
@@ -120,9 +119,9 @@ def correlation_dimension(
         counts = _counts(cloud, edges, window, norm)
         chosen = counts > 0
     edges, counts = edges[chosen], counts[chosen]
-    if len(edges) < _MIN_RADII:
+    if len(edges) < MIN_POINTS:
         raise InputError(
-            f"{_OP}: radii must hold at least {_MIN_RADII} at which there are pairs, got "
+            f"{_OP}: radii must hold at least {MIN_POINTS} at which there are pairs, got "
             f"{len(edges)}: the points coincide, are too few or lie on a lattice"
         )
     shares = counts.double() / pairs

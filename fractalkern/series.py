@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from fractalkern.errors import InputError, InputTypeError
-from fractalkern.line_fits import DimensionFit, fit_line, local_slopes, the_only
+from fractalkern.line_fits import MIN_POINTS, DimensionFit, fit_line, local_slopes, the_only
 from fractalkern.ops._inputs import as_integer, as_real
 
 _HIGUCHI = "higuchi_dimension"
 _DFA = "detrended_fluctuation"
-_MIN_SIZES = 3  # two points leave no degree of freedom for the standard error
 _PER_OCTAVE = 4
 _MAX_ORDER = 3
 
@@ -69,7 +68,7 @@ def higuchi_dimension(series: Any, lags: Any = None) -> HiguchiDimension:
     n = values.shape[-1]
     if lags is None:
         # Before n = 24 an eighth of the series does not hold three lags.
-        chosen = _spread(1, max(n // 8, _MIN_SIZES))
+        chosen = _spread(1, max(n // 8, MIN_POINTS))
     else:
         chosen = _checked_sizes(_HIGUCHI, "lags", lags, 1, n // 2)
     lengths = torch.stack([_length(values, lag) for lag in chosen], -1)
@@ -226,9 +225,9 @@ def _checked_sizes(op: str, name: str, sizes: Any, least: int, most: int) -> lis
         if not least <= number <= most:
             raise InputError(f"{op}: {name} must be from {least} to {most}, got {number}")
         checked.add(number)
-    if len(checked) < _MIN_SIZES:
+    if len(checked) < MIN_POINTS:
         raise InputError(
-            f"{op}: {name} must hold at least {_MIN_SIZES} different ones, got {len(checked)}"
+            f"{op}: {name} must hold at least {MIN_POINTS} different ones, got {len(checked)}"
         )
     return sorted(checked)
 

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from fractalkern.errors import InputError
-from fractalkern.line_fits import DimensionFit
+from fractalkern.line_fits import MIN_POINTS, DimensionFit
 from fractalkern.ops._boxes import checked_sizes, checked_spatial_dims, powers_of_two, smallest_side
 from fractalkern.ops._inputs import as_real
 
 _OP = "differential_box_dimension"
-_MIN_SIZES = 3  # two points leave no degree of freedom for the standard error
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +80,9 @@ def differential_box_dimension(
         chosen = sorted(set(checked_sizes(_OP, "field", sizes, side)))
         if chosen[0] < 2:
             raise InputError(f"{_OP}: sizes must be at least 2, got {chosen[0]}")
-    if len(chosen) < _MIN_SIZES:
+    if len(chosen) < MIN_POINTS:
         raise InputError(
-            f"{_OP}: sizes must hold at least {_MIN_SIZES} different box sizes, got {len(chosen)}"
+            f"{_OP}: sizes must hold at least {MIN_POINTS} different box sizes, got {len(chosen)}"
             + f": the smallest side of {side} is too short for the default" * (sizes is None)
         )
     axes = tuple(range(-dims, 0))

@@ -84,7 +84,7 @@ def test_import_prints_nothing():
 
 
 def test_import_leaves_the_compiler_out():
-    """It costs two seconds, at every command too."""
+    """It costs more than a second, at every command too."""
     code = "import sys, torch; before = set(sys.modules); import fractalkern; "
     code += "print(*(set(sys.modules) - before))"
     loaded = subprocess.run(

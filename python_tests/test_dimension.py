@@ -324,7 +324,11 @@ BAD = {
         GRID,
     ),
     "missing shape": (estimating(missing=GRID[1:] < 0), "missing must be bool of shape", GRID),
-    "sizes": (estimating(sizes=[1, 2]), "at least 3 box sizes", GRID),
+    "sizes": (
+        estimating(sizes=[1, 2, 2]),
+        "estimate_dimension: sizes must hold at least 3 different box sizes, got 2",
+        GRID,
+    ),
     "one size": (estimating(sizes=2), "sizes must be a sequence of integers, got 2", GRID),
     "large size": (estimating(sizes=[64]), "the boundary image's smallest spatial side (63)", GRID),
     "dims": (estimating(spatial_dims=3), "spatial_dims must be from 1 to 2", GRID),
