@@ -26,9 +26,19 @@ _TESTS = ["python_tests/test_cuda.py", "python_tests/test_cuda_ensemble.py"]
 _SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 _SMALL = (
     "2-D or 3-D or line- or opcheck or bits_do_not_depend or fields_repeat "
-    "or any_strides or gliding or masses or penalties or (singular_values and small)"
+    "or any_strides or gliding or masses or penalties or (singular_values and small) "
+    "or adam_steps or dropout_masks"
 )
-_KERNELS = ("ceilings", "box_count", "box_mass", "train_sweep", "fractal_noise", "power_iteration")
+_KERNELS = (
+    "ceilings",
+    "box_count",
+    "box_mass",
+    "train_sweep",
+    "fractal_noise",
+    "power_iteration",
+    "adam",
+    "dropout_mask",
+)
 _SCRATCH = ROOT / "build" / "gpu"
 # Seconds until a step is ended.
 _BUILD, _TESTING, _SANITIZING, _RACE = 600, 600, 3600, 600

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from fractalkern import backends
 from fractalkern.ops.adam import adam_step
 from fractalkern.reference import adam as reference
 
@@ -44,6 +46,20 @@ def test_other_dtypes_go_to_the_reference():
     adam_step(*ours)
     reference.adam_step(*expected)
     assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
+
+
+@pytest.mark.needs("nvcc")
+def test_the_reference_runs_on_a_gpu_only_where_the_cuda_kernels_are_missing(monkeypatch):
+    ran = []
+    monkeypatch.setattr(reference, "adam_step", lambda *tensors: ran.append("reference"))
+    with FakeTensorMode():
+        arrays = [torch.empty(2, 8, device="cuda") for _ in range(4)]
+        arguments = (*arrays, torch.empty(2, 9, device="cuda", dtype=torch.float64))
+        adam_step(*arguments)
+        assert not ran
+        monkeypatch.setattr(backends, "_CUDA_BUILT", False)
+        adam_step(*arguments)
+    assert ran == ["reference"]
 
 
 def test_passes_opcheck_and_compiles():

@@ -14,6 +14,7 @@ from fractalkern.experiments.trainability.config import TrainabilityConfig
 from fractalkern.experiments.trainability.data import shared
 from fractalkern.experiments.trainability.training import sweep_arguments
 from fractalkern.init import genesis_
+from fractalkern.ops.adam import adam_step
 from fractalkern.ops.box_mass import gliding_moments
 from fractalkern.ops.dropout_mask import dropout_mask
 from fractalkern.regularizers import spectral_penalty
@@ -379,6 +380,7 @@ def every_op(device=DEVICE):
     mask = (torch.rand(130, 512, generator=generator()) < 0.02).to(device)
     arguments, options = moved(*view("tanh", resolution=16, steps=30), device)
     matrices = [w.to(device) for w in weights(MATRICES["small"], torch.float32)]
+    keys = torch.tensor([5, 6], device=device)
     return {
         "box_count": lambda: fk.box_count(mask).counts,
         "box_masses": lambda: fk.box_masses(mask).flat,
@@ -386,7 +388,15 @@ def every_op(device=DEVICE):
         "train_sweep": lambda: fk.train_sweep(*arguments, **options).value,
         "fractal_noise": lambda: fk.fractal_noise((65, 40), 1.3, seed=3, device=device),
         "power_iteration": lambda: fk.power_iteration(matrices, iters=7).sigma,
+        "adam_step": lambda: stepped(device),
+        "dropout_mask": lambda: dropout_mask(keys, 4099, 1, 2, 3, 2**30, 1.5),
     }
+
+
+def stepped(device):
+    tensors = [tensor.to(device) for tensor in adam_problem(3, 640, torch.float32)]
+    adam_step(*tensors)
+    return tensors[0]
 
 
 def test_streams_do_not_disturb_each_other():
@@ -504,9 +514,22 @@ def test_torch_compile_sees_the_ops():
         result = fk.train_sweep(*arguments, **options | {"batches": batches})
         return result.final_loss, result.value * 2
 
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def dropped(key, p, g, m, v, numbers):
+        adam_step(p, g * dropout_mask(key, 64, 0, 1, 7, 2**31, 2.0), m, v, numbers)
+        return p * 2
+
+    key = torch.tensor([1, 2], device=DEVICE)
+    ours, expected = (on_device(adam_problem(1, 64, torch.float32)) for _ in range(2))
+    expected[1] *= dropout_mask(key, 64, 0, 1, 7, 2**31, 2.0)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         assert torch.equal(counted(mask), fk.box_count(mask).counts * 2)
+        doubled = dropped(key, *ours)
+        adam_step(*expected)
+        assert torch.equal(ours[0], expected[0])
+        assert torch.equal(doubled, expected[0] * 2)
         final_loss, value = trained(options["batches"], *arguments)
         broken = trained(options["batches"] + 10**9, *arguments)
     expected = fk.train_sweep(*arguments, **options)
@@ -523,6 +546,15 @@ def test_opcheck():
     for operands in ((mask, 2, [1, 2, 5], 2), (mask.double(), 2, [1, 3], 1)):
         torch.library.opcheck(torch.ops.fractalkern.box_mass.default, operands)
     torch.library.opcheck(torch.ops.fractalkern.gliding_mass.default, (mask, 2, [1, 2, 5]))
+    keys = torch.ones(2, 2, dtype=torch.int64, device=DEVICE)
+    torch.library.opcheck(
+        torch.ops.fractalkern.dropout_mask.default, (keys, 9, 0, 0, 1, 2**31, 2.0)
+    )
+    torch.library.opcheck(
+        torch.ops.fractalkern.adam_step.default,
+        tuple(on_device(adam_problem(2, 9, torch.float32))),
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )
     arguments, options = moved(*view("tanh", resolution=4, steps=5))
     rest = (options["steps"], options["activation"], None, None, False, None, True, False, True)
     torch.library.opcheck(torch.ops.fractalkern.train_sweep.default, (*arguments, *rest))
@@ -664,12 +696,90 @@ def test_fields_repeat_and_do_not_depend_on_the_batch():
     assert torch.equal(first[:1], alone)
 
 
-def test_dropout_masks_are_those_of_the_cpu():
-    place = (9, 5, 2**20, 7, 2**30, 1.5)
-    key = torch.tensor([123, 2**31])
-    ours = dropout_mask(key.to(DEVICE), *place)
-    assert ours.device.type == DEVICE.type
-    assert torch.equal(ours.cpu(), dropout_mask(key, *place))
+@pytest.mark.parametrize(
+    ("rows", "count"), [(3, 0), (3, 1), (3, 9), (3, 4096), (3, 100_003), (20_000, 6)]
+)
+def test_dropout_masks_are_those_of_the_cpu(rows, count):
+    keys = torch.randint(0, 2**32, (rows, 2), generator=generator())
+    for threshold in (0, 2**30, 2**32):
+        place = (count, 5, 2**20, 7, threshold, 1.5)
+        masks = torch.vmap(lambda key, place=place: dropout_mask(key, *place))
+        ours = masks(keys.to(DEVICE))
+        assert ours.device.type == DEVICE.type
+        assert torch.equal(ours.cpu(), masks(keys))
+
+
+def adam_problem(rows, columns, dtype, shift=0):
+    """Arrays that begin `shift` elements into their memory, and numbers."""
+    drawn = torch.randn(4, shift + rows * columns, generator=generator(), dtype=dtype)
+    p, g, m, v = (one[shift:].view(rows, columns) for one in (*drawn[:3], drawn[3].square()))
+    return p, g, m, v, torch.rand(rows, 9, generator=generator(), dtype=torch.float64) + 0.01
+
+
+def on_device(tensors, shift=0):
+    """Copies that begin as many elements into their memory."""
+    return [
+        torch.cat([t.new_empty(shift), t.flatten()]).to(DEVICE)[shift:].view(t.shape)
+        for t in tensors
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 7), (5, 64), (3, 40_003), (20_000, 4)])
+def test_adam_steps_are_those_of_the_cpu(rows, columns, dtype):
+    exact = fk.build_info()["instruction_set"] != "baseline"  # it has no multiply-add
+    tolerance = 2e-6 if dtype == torch.float32 else 1e-14
+    for shift in (0, 1):
+        expected = adam_problem(rows, columns, dtype)
+        ours = [*on_device(expected[:4], shift), *on_device(expected[4:])]
+        adam_step(*ours)
+        adam_step(*expected)
+        for found, wanted in zip(ours, expected, strict=True):
+            if exact:
+                assert torch.equal(found.cpu(), wanted)
+            torch.testing.assert_close(found.cpu(), wanted, rtol=tolerance, atol=tolerance)
+
+
+def test_adam_steps_leave_runs_that_diverged_to_themselves():
+    expected = adam_problem(4, 96, torch.float32)
+    expected[1][1], expected[3][2], expected[1][3] = torch.nan, torch.inf, -torch.inf
+    ours = on_device(expected)
+    adam_step(*ours)
+    adam_step(*expected)
+    for found, wanted in zip(ours, expected, strict=True):
+        torch.testing.assert_close(found.cpu(), wanted, rtol=2e-6, atol=2e-6, equal_nan=True)
+
+
+def test_adam_steps_want_one_device():
+    ours = on_device(adam_problem(2, 8, torch.float32))
+    ours[4] = ours[4].cpu()
+    with pytest.raises(RuntimeError, match="all tensors must be on the device of parameters"):
+        adam_step(*ours)
+
+
+def test_adam_steps_and_dropout_masks_are_captured_in_a_graph():
+    p, *others = on_device(adam_problem(3, 640, torch.float32))
+    key = torch.tensor([1, 2], device=DEVICE)
+
+    def step():
+        mask = dropout_mask(key, 3 * 640, 0, 1, 7, 2**31, 2.0)
+        adam_step(p, others[0] * mask.view(3, 640), *others[1:])
+
+    before = [tensor.clone() for tensor in (p, *others)]
+    step()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    found = []
+    for run in (graph.replay, step):
+        for tensor, value in zip((p, *others), before, strict=True):
+            tensor.copy_(value)
+        key.copy_(torch.tensor([3, 4]))
+        run()
+        found.append([tensor.clone() for tensor in (p, *others)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert not torch.equal(found[0][0], before[0])
 
 
 def test_field_is_written_to_out_and_differentiable_in_beta():

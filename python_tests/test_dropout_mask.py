@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from fractalkern import backends
 from fractalkern.ops.dropout_mask import dropout_mask
 from fractalkern.random import philox4x32
 from fractalkern.reference import dropout_mask as reference
@@ -32,6 +34,17 @@ def test_matches_reference(instruction_set, threads):
             assert torch.equal(mask, reference.dropout_mask(key, count, *rest))
     assert (dropout_mask(keys[0], 64, 0, 0, 0, 0, 1.5) == 1.5).all()
     assert (dropout_mask(keys[0], 64, 0, 0, 0, 2**32, 1.5) == 0).all()
+
+
+@pytest.mark.needs("nvcc")
+def test_the_reference_runs_on_a_gpu_only_where_the_cuda_kernels_are_missing(monkeypatch):
+    monkeypatch.setattr(reference, "dropout_mask", lambda *arguments: "reference")
+    with FakeTensorMode():
+        arguments = (torch.empty(2, dtype=torch.int64, device="cuda"), 9, 0, 0, STREAM, 2**31, 2.0)
+        mask = dropout_mask(*arguments)
+        assert (mask.device.type, mask.dtype, mask.shape) == ("cuda", torch.float32, (9,))
+        monkeypatch.setattr(backends, "_CUDA_BUILT", False)
+        assert dropout_mask(*arguments) == "reference"
 
 
 def test_passes_opcheck_and_compiles():

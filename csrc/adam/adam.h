@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "common/cuda_stream.h"
+#include "common/host_device.h"
 #include "common/parallel.h"
 
 namespace fractalkern {
@@ -23,6 +25,13 @@ struct AdamNumbers {
 constexpr int64_t kAdamNumbers = 9;
 
 template <class T>
+FRACTALKERN_HOST_DEVICE AdamNumbers<T> adam_numbers(const double* n) {
+  return {static_cast<T>(n[0]), static_cast<T>(n[1]), static_cast<T>(n[2]),
+          static_cast<T>(n[3]), static_cast<T>(n[4]), static_cast<T>(n[5]),
+          static_cast<T>(n[6]), static_cast<T>(n[7]), static_cast<T>(n[8])};
+}
+
+template <class T>
 struct AdamStep {
   int64_t rows, columns;
   const T* gradients;  // [rows, columns], as the following
@@ -33,8 +42,11 @@ struct AdamStep {
 };
 
 // g = factor g + decay p;  m += fresh_first (g - m);  v = kept_second v + fresh_second g^2;
-// p = shrink p - size m / (root sqrt(v) + epsilon). A row's bits depend on the row alone.
+// p = shrink p - size m / (root sqrt(v) + epsilon). A row's bits depend on the row alone, and are
+// the same on CUDA and on CPUs that have a multiply-add; NaN is NaN.
 void adam_step_cpu(const AdamStep<float>& step, const Parallel& parallel);
 void adam_step_cpu(const AdamStep<double>& step, const Parallel& parallel);
+void adam_step_cuda(const AdamStep<float>& step, const CudaStream& stream);
+void adam_step_cuda(const AdamStep<double>& step, const CudaStream& stream);
 
 }  // namespace fractalkern

@@ -38,16 +38,10 @@ void run(const AdamStep<T>& step, Body* body, const Parallel& parallel) {
   const int64_t pieces = (step.columns + kPiece - 1) / kPiece;
   parallel.for_each(step.rows * pieces, step.rows * step.columns, [&](int64_t i) {
     const int64_t row = i / pieces, begin = i % pieces * kPiece;
-    const double* n = step.numbers + row * kAdamNumbers;
-    const auto number = [&](int k) { return static_cast<T>(n[k]); };
     const int64_t at = row * step.columns + begin;
-    body({{number(0), number(1), number(2), number(3), number(4), number(5), number(6), number(7),
-           number(8)},
-          std::min(kPiece, step.columns - begin),
-          step.gradients + at,
-          step.parameters + at,
-          step.first + at,
-          step.second + at});
+    body({adam_numbers<T>(step.numbers + row * kAdamNumbers),
+          std::min(kPiece, step.columns - begin), step.gradients + at, step.parameters + at,
+          step.first + at, step.second + at});
   });
 }
 

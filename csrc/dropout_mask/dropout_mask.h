@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "common/cuda_stream.h"
 #include "common/parallel.h"
 
 namespace fractalkern {
@@ -19,5 +20,6 @@ struct DropoutMask {
 // Element e has word e mod 4 of philox4x32 at the counter (e div 4, counter...) under its row's
 // key.
 void dropout_mask_cpu(const DropoutMask& mask, const Parallel& parallel);
+void dropout_mask_cuda(const DropoutMask& mask, const CudaStream& stream);
 
 }  // namespace fractalkern

@@ -1,4 +1,4 @@
-// Op schema and CPU registration of dropout_mask.
+// Op schema and registrations of dropout_mask.
 #include <vector>
 
 #include "common/torch_glue.h"
@@ -32,7 +32,12 @@ Tensor dropout_mask(const Tensor& keys, int64_t count, int64_t call, int64_t ste
   mask.threshold = static_cast<uint64_t>(threshold);
   mask.scale = static_cast<float>(scale);
   mask.values = static_cast<float*>(values.data_ptr());
-  dropout_mask_cpu(mask, torch_parallel());
+  if (values.is_cuda()) {
+    const CudaStream cuda = cuda_stream_of(values, op);
+    if constexpr (kCudaBuilt) dropout_mask_cuda(mask, cuda);
+  } else {
+    dropout_mask_cpu(mask, torch_parallel());
+  }
   return values;
 }
 
@@ -45,6 +50,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fractalkern, library) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fractalkern, CPU, library) {
+  library.impl("dropout_mask", TORCH_BOX(&dropout_mask));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fractalkern, CUDA, library) {
   library.impl("dropout_mask", TORCH_BOX(&dropout_mask));
 }
 

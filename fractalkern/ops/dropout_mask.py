@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fractalkern import _native  # noqa: F401  # registers the op that the fake kernel belongs to
+from fractalkern.backends import no_native_kernel_reason
 from fractalkern.reference import dropout_mask as reference
 
 
@@ -13,6 +14,9 @@ def dropout_mask(
     key: Tensor, count: int, call: int, step: int, stream: int, threshold: int, scale: float
 ) -> Tensor:
     """What dropout multiplies `count` elements by: a random word each, the same on every device.
+
+    By a kernel on the CPU and on CUDA; on other devices, and where the CUDA kernels were not built,
+    by the reference, which gives the same bits.
 
     Args:
         key: two words of a Philox key, int64 `[2]`; vmap batches it.
@@ -31,7 +35,7 @@ def dropout_mask(
     >>> dropout_mask(torch.tensor([1, 0]), 4, 0, 0, 0, 2**31, 2.0).tolist()
     [2.0, 2.0, 2.0, 2.0]
     """
-    if key.device.type != "cpu":
+    if no_native_kernel_reason("dropout_mask", key.device.type) is not None:
         return reference.dropout_mask(key, count, call, step, stream, threshold, scale)
     mask: Tensor = torch.ops.fractalkern.dropout_mask(
         key, count, call, step, stream, threshold, scale
