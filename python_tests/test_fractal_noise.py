@@ -192,6 +192,12 @@ def test_seed_touches_no_global_state_and_generators_govern():
     assert torch.equal(fk.fractal_noise(64, 1.0, generator=torch.Generator().manual_seed(4)), drawn)
 
 
+@pytest.mark.parametrize("number", [np.int64, np.uint64, torch.tensor])
+def test_a_seed_may_be_an_integer_of_any_library(number):
+    field = fk.fractal_noise(16, 1.0, seed=number(7))
+    assert torch.equal(field, fk.fractal_noise(16, 1.0, seed=7))
+
+
 # --- the traps of others --------------------------------------------------------------------------
 
 

@@ -167,8 +167,7 @@ def seed_of(op: str, seed: int | None, generator: torch.Generator | None) -> int
         return int(torch.randint(2**63 - 1, (), generator=generator, device=place))
     if generator is not None:
         raise InputError(f"{op}: seed and generator must not both be given")
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise InputTypeError(f"{op}: seed must be an integer, got {seed!r}")
+    seed = as_integer(op, seed, "seed must be an integer")
     if not 0 <= seed < 2**64:
         raise InputError(f"{op}: seed must be an integer from 0 to 2^64 - 1, got {seed}")
     return seed
