@@ -150,7 +150,8 @@ def _check_devices(tensors: list[Tensor]) -> None:
 
 
 def _bounded(name: str, value: object, least: int) -> int:
-    number = as_integer(OP, value, f"{name} must be an integer")
+    # Small matrices take no longer than a few such sentences.
+    number = value if type(value) is int else as_integer(OP, value, f"{name} must be an integer")
     if not least <= number < 2**63:
         raise InputError(f"{OP}: {name} must be from {least} to 2^63 - 1, got {number}")
     return number
