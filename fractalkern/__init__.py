@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from fractalkern import _interrupt  # noqa: F401  # before torch is imported
 from fractalkern._native import build_info, set_instruction_set
 from fractalkern.backends import use_backend
 from fractalkern.dimension import BoxDimension, DimensionResult, box_dimension, estimate_dimension

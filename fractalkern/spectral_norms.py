@@ -19,6 +19,7 @@ from fractalkern.ops._inputs import (
     as_tensor,
     is_transformed,
     require_choice,
+    require_whole,
     values_readable,
 )
 from fractalkern.ops.power_iteration import power_iteration
@@ -114,8 +115,8 @@ def spectral_norms(
         SpectralNormTable. For "operator" rows lower and upper are the exact values over the grid.
 
     Raises:
-        InputError: no weight, a wrong value, or a weight that is not finite: on the CPU, and
-            of an operator anywhere.
+        InputError: no weight, a wrong value, or a weight without values or not finite: the latter
+            on the CPU, and of an operator anywhere.
         InputTypeError: a wrong type.
 
     Source: H. Sedghi, V. Gupta and P. M. Long, The singular values of convolutional layers,
@@ -130,12 +131,13 @@ def spectral_norms(
     ('weight', 1.0)
     """
     require_choice("spectral_norms", "conv", conv, ("matrix", "operator"))
-    if not isinstance(grid, int) or grid < 2:
-        raise InputError(f"spectral_norms: grid must be an integer of at least 2, got {grid!r}")
+    grid = require_whole("spectral_norms", "grid", grid, 2)
     pieces = list(_pieces(model, conv))
     if not pieces:
         raise InputError("spectral_norms: model must have a weight of 2 or more axes, got none")
     for name, _, weight, operator in pieces:
+        if weight.is_meta:
+            raise InputError(f"spectral_norms: weights must have values, but {name} is on meta")
         # On other devices power_iteration does not wait for values; an operator's norm does.
         readable = (weight.is_cpu or operator is not None) and weight.layout == torch.strided
         if readable and not weight.isfinite().all():
@@ -171,7 +173,8 @@ def spectral_radius(matrix: Any) -> Tensor:
         torch.compile, which can't raise, NaN for a matrix that is not finite.
 
     Raises:
-        InputTypeError, InputError: not floating point, not square, of size 0, or not finite.
+        InputTypeError, InputError: not floating point, not square, of size 0, not finite, or
+            without values.
 
     >>> import torch
     >>> from fractalkern import spectral_radius
@@ -185,6 +188,8 @@ def spectral_radius(matrix: Any) -> Tensor:
         raise InputError(
             f"spectral_radius: matrix must be [..., n, n] with n >= 1, got {list(square.shape)}"
         )
+    if square.is_meta:
+        raise InputError("spectral_radius: matrix must have values, but is on meta")
     finite = square.isfinite().all(-1).all(-1)
     if values_readable(square) and not is_transformed() and not finite.all():
         raise InputError("spectral_radius: matrix must be finite, but holds NaN or infinity")

@@ -62,9 +62,15 @@ def test_set_instruction_set_takes_effect(instruction_set):
 
 def test_set_instruction_set_refuses_an_unknown_name():
     before = fk.build_info()["instruction_set"]
-    with pytest.raises(ValueError, match=r"name must be one of baseline.*got 'avx2'"):
+    with pytest.raises(fk.InputError, match=r"name must be one of baseline.*got 'avx2'"):
         fk.set_instruction_set("avx2")
     assert fk.build_info()["instruction_set"] == before
+
+
+@pytest.mark.parametrize("name", [3, None, b"baseline"])
+def test_set_instruction_set_refuses_what_is_no_name(name):
+    with pytest.raises(fk.InputTypeError, match=f"name must be one of baseline.*got {name!r}$"):
+        fk.set_instruction_set(name)
 
 
 def test_set_instruction_set_refuses_what_the_cpu_lacks():
@@ -73,7 +79,7 @@ def test_set_instruction_set_refuses_what_the_cpu_lacks():
     if not lacking:
         pytest.skip("this CPU has every instruction set that is compiled")
     for name in lacking:
-        with pytest.raises(ValueError, match=f"this CPU lacks '{name}'; it supports baseline"):
+        with pytest.raises(fk.InputError, match=f"this CPU lacks '{name}'; it supports baseline"):
             fk.set_instruction_set(name)
 
 

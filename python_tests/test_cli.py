@@ -138,6 +138,36 @@ def test_a_reader_that_has_had_enough_is_no_error(arguments):
     assert process.returncode == 141
 
 
+def interrupted_at_the_import_of_torch(tmp_path, *arguments):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise KeyboardInterrupt\n")
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+    )
+
+
+@pytest.mark.parametrize("option", ["--help", "--version", "doctor"])
+@pytest.mark.parametrize("way", [["-m", "fractalkern"], ["-mfractalkern"], ["{script}"]], ids=str)
+def test_interrupt_while_torch_is_imported_is_one_line(tmp_path, way, option):
+    script = tmp_path / "fractalkern"  # as pip writes it
+    script.write_text("import sys\nfrom fractalkern.cli import main\nsys.exit(main())\n")
+    words = [word.format(script=script) for word in way]
+    result = interrupted_at_the_import_of_torch(tmp_path, *words, option)
+    assert (result.returncode, result.stdout) == (130, "")
+    assert result.stderr == "fractalkern: stopped\n"
+
+
+def test_a_program_that_imports_the_package_is_interrupted_as_ever(tmp_path):
+    result = interrupted_at_the_import_of_torch(tmp_path, "-c", "import fractalkern")
+    assert result.stderr.startswith("Traceback") and "stopped" not in result.stderr
+    assert result.returncode != 0
+
+
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("fractalkern 0.")

@@ -129,6 +129,17 @@ def test_affine_layers_are_the_network_in_evaluation(arm):
     torch.testing.assert_close(mine, exact.detach(), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
+@pytest.mark.parametrize("room", [1, 2000, 2**28])
+def test_logits_where_there_is_no_kernel_are_those_of_the_kernel(room, shared, monkeypatch):
+    monkeypatch.setattr(forward, "_ACTIVATION_BYTES", room)
+    torch.manual_seed(0)
+    layers = [(torch.randn(3, m, n), torch.randn(3, m)) for m, n in ((16, 5), (16, 16), (2, 16))]
+    x = torch.randn(50, 5) if shared else torch.randn(3, 50, 5)
+    found, expected = forward.logits_by_products(layers, x), forward.logits(layers, x)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_penalty_has_the_gradient_of_the_exact_singular_value():
     arms = [Arm("a", (0.7,), 0.5), Arm("b", (2.0, 3.0), 0.1, output=True), Arm("none")]
     torch.manual_seed(0)
@@ -429,6 +440,19 @@ def test_mistakes_are_sentences(capsys, tmp_path):
     )
     (tmp_path / "file").write_text("")
     assert "out must be a folder" in refused(capsys, "--out", str(tmp_path / "file"))
+
+
+def test_the_device_is_a_setting(capsys):
+    assert main(["criticality", "--print-config"]) == 0
+    assert 'device = "cpu"\n' in capsys.readouterr().out
+    assert "'abacus' for argument '--device'" in refused(capsys, "--device", "abacus")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_absent_device_is_a_sentence_before_a_folder_is_made(tmp_path, capsys):
+    message = refused(capsys, "--device", "cuda", "--out", str(tmp_path / "out"))
+    assert "device must be cpu here, got cuda" in message
+    assert not (tmp_path / "out").exists()
 
 
 def test_checkpoint_of_another_config_is_a_sentence(capsys, tmp_path):

@@ -1,4 +1,4 @@
-"""Ensembles and genesis on a CUDA device: the runs of the CPU, to rounding."""
+"""Ensembles, criticality and genesis on a CUDA device: the runs of the CPU, to rounding."""
 
 import dataclasses
 import json
@@ -16,6 +16,8 @@ from fractalkern.ensemble import (
     Muon,
     SpectralPenalty,
 )
+from fractalkern.experiments.criticality import run as criticality
+from fractalkern.experiments.criticality.config import CriticalityConfig
 from fractalkern.experiments.genesis import run as experiment
 from fractalkern.experiments.genesis.config import GenesisConfig
 
@@ -94,3 +96,21 @@ def test_genesis_runs_on_the_device(tmp_path, protocol):
         rows = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
         losses[device] = torch.tensor([row["losses"] for row in rows])
     torch.testing.assert_close(losses[DEVICE.type], losses["cpu"], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("study", ["baseline", "schedules", "regularizers"])
+def test_criticality_runs_on_the_device(tmp_path, study):
+    for package in ("matplotlib", "PIL", "rich"):
+        pytest.importorskip(package)
+    config = CriticalityConfig(
+        study=study, samples=80, width=8, epochs=4, seeds=2, grid=64, null_draws=0, every=2
+    )
+    found = {}
+    for device in (DEVICE.type, "cpu"):
+        out = tmp_path / device
+        criticality.run(dataclasses.replace(config, device=device), out)
+        rows = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
+        names = ("run", "step", "loss", "penalty", "sigma_1", "sensitivity", "train_nll")
+        found[device] = [{name: row[name] for name in names if name in row} for row in rows]
+    for ours, expected in zip(found[DEVICE.type], found["cpu"], strict=True):
+        assert ours == pytest.approx(expected, rel=1e-2, abs=1e-3)

@@ -576,6 +576,65 @@ def test_bad_fits(arguments, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"config": 5}, "config must be values by name, got 5"),
+        ({"checkpoint": 5}, "checkpoint must be a path, got 5"),
+        ({"checkpoint": "x", "checkpoint_seconds": "a"}, "checkpoint_seconds must be .* got 'a'"),
+    ],
+)
+def test_bad_checkpoints(options, message):
+    data = Data(torch.ones(4, 3), torch.ones(4))
+    with pytest.raises(InputTypeError, match=f"^Ensemble: {message}$"):
+        Ensemble(nn.Linear(3, 1), squared, SGD(), runs=2).fit(data, 1, **options)
+
+
+RECORD = {"width": 2, "chunks": [[0, 1]]}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metrics": 5}, "metrics must be a function, got 5"),
+        ({"metrics": lambda view: 5}, "metrics must return tensors by name, got int"),
+        ({"metrics": lambda view: {"a": 5}}, "metrics must .* of 2 rows .*, got int for 'a'"),
+        ({"metrics": lambda view: {"a": torch.ones(3)}}, r"metrics must .*, got \[3\] for 'a'"),
+    ],
+    ids=["no function", "no dict", "no tensor", "no row a run"],
+)
+def test_bad_metrics_of_fits_and_repetitions(options, message):
+    made = Ensemble(nn.Linear(3, 1), squared, SGD(), runs=2)
+    data = Data(torch.ones(4, 3), torch.ones(4))
+    with pytest.raises(InputTypeError, match=f"^Ensemble: {message}$"):
+        made.fit(data, 1, **options)
+    with pytest.raises(InputTypeError, match=f"^Ensemble: {message}$"):
+        made.repeat(0, RECORD, data, 1, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"record": {}}, r"record must be that of a result, with width and chunks, got \[\]"),
+        ({"record": 5}, "record must be that of a result, with width and chunks, got int"),
+        ({"record": {**RECORD, "width": "a"}}, "the width of record must be an integer .* 'a'"),
+        ({"record": {**RECORD, "width": 0}}, "the width of record must be .* least 1, got 0"),
+        ({"record": {**RECORD, "chunks": 5}}, "the chunks of record must be lists .*, got 5"),
+        ({"record": {**RECORD, "chunks": [5]}}, "the chunks of record must be integers, got 5"),
+        ({"run": "a"}, "run must be an integer of at least 0, got 'a'"),
+        ({"run": 2}, "run must be one of those in record, got 2"),
+        ({"run": 2, "record": {"width": 1, "chunks": [[2]]}}, "run must be one .*, got 2"),
+        ({"steps": "a"}, "steps must be an integer of at least 1, got 'a'"),
+        ({"every": 0}, "every must be an integer of at least 1, got 0"),
+    ],
+)
+def test_bad_repetitions(options, message):
+    made = Ensemble(nn.Linear(3, 1), squared, SGD(), runs=2)
+    data = Data(torch.ones(4, 3), torch.ones(4))
+    with pytest.raises(InputError, match=f"^Ensemble: {message}$"):
+        made.repeat(**{"run": 0, "record": RECORD, "data": data, "steps": 1, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
         ({"method": "newton"}, "method must be one of lanczos, power, got 'newton'"),
         ({"iters": 1}, "iters must be an integer of at least 2, got 1"),
         (

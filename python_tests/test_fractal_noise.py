@@ -132,7 +132,7 @@ def test_twice_the_resolution_keeps_the_modes(size):
     fine_size = [2 * n for n in size]
     step = [1 / n for n in size]
     coarse, fine = (half_spectrum(n, 1.7, step=step)[0] for n in (size, fine_size))
-    numbers = reference.wave_numbers(size)
+    numbers = [torch.from_numpy(n) for n in reference.wave_numbers(size)]
     inner = torch.stack(
         torch.broadcast_tensors(
             *(2 * n.abs() < length for n, length in zip(numbers, size, strict=True))
@@ -192,6 +192,12 @@ def test_seed_touches_no_global_state_and_generators_govern():
     assert torch.equal(fk.fractal_noise(64, 1.0, generator=torch.Generator().manual_seed(4)), drawn)
 
 
+@pytest.mark.parametrize("number", [np.int64, np.uint64, torch.tensor])
+def test_a_seed_may_be_an_integer_of_any_library(number):
+    field = fk.fractal_noise(16, 1.0, seed=number(7))
+    assert torch.equal(field, fk.fractal_noise(16, 1.0, seed=7))
+
+
 # --- the traps of others --------------------------------------------------------------------------
 
 
@@ -228,6 +234,19 @@ def test_huge_orders_leave_the_strongest_modes(beta, backend, dtype):
     rising = not isinstance(beta, list) and beta < 0
     kept = power[8, 4] if rising else power[1, 0] + power[-1, 0]  # |k| of 1/16 is the least
     assert float(kept) == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize("normalize", ["sample", "ensemble"])
+@pytest.mark.parametrize(("beta", "got"), [(1e4, "10000"), ([1.0, -1e6], "-1e\\+06")], ids=str)
+def test_a_beta_that_leaves_a_band_empty_is_no_empty_band(beta, got, normalize):
+    """Amplitudes are taken relative to the band's limit, which may be no mode's |k|."""
+    options = {"seed": 1, "k_min": 0.1, "k_max": 0.32, "normalize": normalize}
+    batch = (2,) if isinstance(beta, list) else ()
+    with pytest.raises(InputError, match=rf"beta must leave a mode .* above 0, got {got}: beside"):
+        fk.fractal_noise(64, beta, batch=batch, **options)
+    with pytest.raises(InputError, match="k_min and k_max must leave a mode of the grid"):
+        fk.fractal_noise(64, beta, batch=batch, **(options | {"k_max": 0.1001}))
+    fk.fractal_noise(64, beta, batch=batch, backend="reference", **options)
 
 
 def test_ensemble_variance_is_one_in_expectation():
@@ -453,6 +472,78 @@ def test_torch_func_and_forward_mode_see_the_derivative(normalize):
     _, forward = torch.func.jvp(draw, (beta,), (tangent,))
     torch.testing.assert_close(forward, jacobian @ tangent)
     assert torch.autograd.gradcheck(draw, beta.clone().requires_grad_(), check_forward_ad=True)
+
+
+@FORWARD_MODE
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize(
+    ("shape", "axis", "options"),
+    [
+        ((3,), 0, {}),
+        ((3,), 0, {"batch": 2}),
+        ((3, 2), 0, {"batch": 2}),
+        ((2, 3), 1, {"batch": 2}),
+        ((2, 2, 3), 1, {"batch": (2, 3), "common_noise": True}),
+        ((3,), 0, {"normalize": None, "spectrum": "phase"}),
+        ((3,), 0, {"normalize": "ensemble", "k_min": 0.2}),
+    ],
+    ids=str,
+)
+def test_vmap_over_beta_is_the_calls_one_by_one(shape, axis, options, backend):
+    beta = torch.linspace(-1, 2, math.prod(shape), dtype=torch.float64).view(shape)
+
+    def draw(beta):
+        return fk.fractal_noise((6, 5), beta, seed=3, dtype=beta.dtype, backend=backend, **options)
+
+    for function in (draw, torch.func.jacrev(draw), torch.func.jacfwd(draw)):
+        expected = torch.stack([function(one) for one in beta.unbind(axis)])
+        torch.testing.assert_close(torch.func.vmap(function, axis)(beta), expected)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_gradients_go_through_vmap_and_vmap_through_vmap(backend):
+    beta = torch.linspace(-1, 2, 6, dtype=torch.float64).view(2, 3)
+
+    def draw(beta):
+        return fk.fractal_noise(9, beta, seed=3, dtype=torch.float64, backend=backend)
+
+    def first(beta):
+        return draw(beta)[0].exp()
+
+    twice = torch.func.vmap(torch.func.vmap(draw))
+    expected = torch.stack([torch.stack([draw(one) for one in row]) for row in beta])
+    torch.testing.assert_close(twice(beta), expected)
+    slopes = torch.stack([torch.stack([torch.func.grad(first)(b) for b in row]) for row in beta])
+    within = torch.func.grad(lambda b: twice(b)[..., 0].exp().sum())(beta)
+    torch.testing.assert_close(within, slopes)
+    leaf = beta.clone().requires_grad_()
+    (ordinary,) = torch.autograd.grad(twice(leaf)[..., 0].exp().sum(), leaf)
+    torch.testing.assert_close(ordinary, slopes)
+
+
+def test_vmap_over_no_betas():
+    for batch in ((), 2):
+        draw = torch.func.vmap(lambda b, batch=batch: fk.fractal_noise(4, b, batch=batch, seed=0))
+        assert draw(torch.ones(0)).shape == (0, *([batch] if batch else []), 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "beta", "named"),
+    [
+        ({}, math.nan, "beta must be finite, got nan"),
+        ({"k_min": 9.0}, 1.0, "k_min and k_max must leave a mode"),
+        ({"k_min": 0.1}, 1e4, "beta must leave a mode of the grid between k_min and k_max"),
+        ({"normalize": None}, 1e4, "beta must give amplitudes that fit torch.float32, got .* inf"),
+        ({"out": torch.empty(16)}, 1.0, "out must be None where torch.func transforms beta"),
+        ({"seed": None}, 1.0, "seed must be given under vmap with randomness='different'"),
+    ],
+)
+def test_bad_input_under_vmap_is_one_sentence(options, beta, named):
+    def draw(beta):
+        return fk.fractal_noise(16, beta, **{"seed": 0, **options})
+
+    with pytest.raises(InputError, match=f"^fractal_noise: {named}"):
+        torch.func.vmap(draw, randomness="different")(torch.tensor([1.0, beta]))
 
 
 @FORWARD_MODE

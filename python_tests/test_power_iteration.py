@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -326,12 +327,15 @@ def test_useless_starts_raise(value, backend):
         ),
         ("text", {}, InputTypeError, "weights must be a tensor or an array, got str"),
         ([torch.ones(1, 1), torch.ones(1, 1, device="meta")], {}, InputError, "on one device"),
+        (torch.ones(2, 2, device="meta"), {}, InputError, "weights must have values, but are on"),
         (torch.eye(2), {"iters": 0}, InputError, "iters must be from 1"),
         (torch.eye(2), {"iters": 1.5}, InputTypeError, "iters must be an integer, got 1.5"),
         (torch.eye(2), {"tol": 0}, InputError, "tol must be positive and finite, got 0"),
         (torch.eye(2), {"tol": -1e-3}, InputError, "tol must be positive and finite, got -0.001"),
         (torch.eye(2), {"tol": math.nan}, InputError, "tol must be positive and finite, got nan"),
         (torch.eye(2), {"seed": -1}, InputError, "seed must be from 0"),
+        (torch.eye(2), {"seed": True}, InputTypeError, "seed must be an integer, got True"),
+        (torch.eye(2), {"seed": np.float64(1)}, InputTypeError, "seed must be an integer, got"),
         (torch.eye(2), {"delta": 0}, InputError, "delta must be at least 1e-8"),
         (torch.eye(2), {"delta": 1}, InputError, "delta must be at least 1e-8"),
         (torch.eye(2), {"method": "qr"}, InputError, "method must be one of lanczos, power"),
@@ -575,6 +579,13 @@ def test_results_depend_on_the_seed_alone():
     assert not torch.equal(
         power_iteration(weights, seed=7).sigma, power_iteration(weights, seed=8).sigma
     )
+
+
+@pytest.mark.parametrize("number", [np.int64, np.uint8, torch.tensor])
+def test_integers_may_be_of_any_library(number):
+    weight = gaussian(30, 20)
+    ours = power_iteration(weight, iters=number(3), seed=number(7))
+    assert same_bits(ours, power_iteration(weight, iters=3, seed=7))
 
 
 def test_use_backend_reaches_the_reference():

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -194,6 +195,21 @@ def test_command_line_refuses_what_is_no_checkpoint(tmp_path, capsys, name):
     assert printed.out == ""
     assert printed.err.startswith("fractalkern: checkpoint must be")
     assert len(printed.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("conv", ["matrix", "operator"])
+def test_a_model_without_values_is_one_sentence(conv):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Conv2d(3, 4, 3, device="meta"))
+    with pytest.raises(fk.InputError, match=r"must have values, but 1\.weight is on"):
+        fk.spectral_norms(model, conv=conv)
+    with pytest.raises(fk.InputError, match="matrix must have values, but is on meta"):
+        fk.spectral_radius(torch.empty(3, 3, device="meta"))
+
+
+def test_a_grid_may_be_an_integer_of_any_library():
+    layer = nn.Conv1d(2, 2, 3)
+    tables = [fk.spectral_norms(layer, conv="operator", grid=n) for n in (8, np.int64(8))]
+    assert tables[0] == tables[1]
 
 
 def write_shards(folder, *names):

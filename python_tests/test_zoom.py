@@ -25,6 +25,7 @@ from fractalkern.experiments.settings import from_toml
 from fractalkern.experiments.trainability import training
 from fractalkern.experiments.trainability.config import Condition
 from fractalkern.experiments.zoom import figures, report, table
+from fractalkern.experiments.zoom import frames as frames_module
 from fractalkern.experiments.zoom import measure as measure_module
 from fractalkern.experiments.zoom import run as run_module
 from fractalkern.experiments.zoom.config import ZoomConfig, quick
@@ -387,6 +388,35 @@ def test_killed_it_goes_on_to_the_same_bytes(finished, tmp_path, no_figures):
     assert all(ours[key] == theirs[key] for key in theirs if key not in timed)
 
 
+def never(*_):
+    raise AssertionError("measured again")
+
+
+def test_a_frame_is_measured_once(finished, tmp_path, no_figures, monkeypatch):
+    """The frame that all paths share too, and none when a finished zoom is asked for again."""
+    measured = []
+
+    def counting(converged):
+        measured.append(converged)
+        return measure(converged)
+
+    monkeypatch.setattr(frames_module, "measure", counting)
+    assert run(TINY, tmp_path / "run")
+    assert len(measured) == 5
+    first = results(tmp_path / "run")
+    monkeypatch.setattr(frames_module, "measure", never)
+    run(TINY, tmp_path / "run")
+    again = results(tmp_path / "run")
+    timed = {"seconds", "compute_seconds"}
+    assert all(again[key] == first[key] for key in first if key not in timed)
+
+
+def test_what_was_measured_is_kept_to_the_last_bit():
+    for labels in (torch.ones(40, 40).bool(), torch.arange(129).expand(129, 129) < 40):
+        found = measure(labels)
+        assert Measured.from_json(found.to_json()) == found
+
+
 def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -509,6 +539,15 @@ def test_table_runs_every_condition(tmp_path, no_figures, capsys):
         assert row["first_view"] == found["levels"][0]["dimension"]
         assert row["deepest"] == found["levels"][-1]["dimension"]
         assert f"| {row['condition']} |" in text
+
+
+def test_a_table_again_measures_no_frame(tmp_path, no_figures, monkeypatch):
+    text = table.run(SMALL_TABLE, tmp_path, print)
+    written = (tmp_path / "table.json").read_text()
+    monkeypatch.setattr(frames_module, "measure", never)
+    assert table.run(SMALL_TABLE, tmp_path, print) == text
+    again = json.loads((tmp_path / "table.json").read_text())
+    assert again["rows"] == json.loads(written)["rows"]
 
 
 def test_controls_are_a_line_and_noise():

@@ -21,7 +21,7 @@ from fractalkern.sweeps.store import differences
 class Checkpoint:
     """A file bound to `settings`, JSON values that the results depend on."""
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], seconds: float) -> None:
+    def __init__(self, path: Path | str, settings: Mapping[str, Any], seconds: float) -> None:
         self.path = Path(path)
         self._settings = json.loads(json.dumps(settings))
         self._seconds, self._last = seconds, time.monotonic()

@@ -1,6 +1,7 @@
 """Train R copies of a model at once, each with its own seed, start, data and hyper-parameters."""
 
 import operator
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from fractalkern.ensemble.schedules import Schedule
 from fractalkern.ensemble.training import Rules
 from fractalkern.ensemble.view import Metrics, View
 from fractalkern.errors import InputError, InputTypeError
-from fractalkern.ops._inputs import device_of, require_choice, require_whole
+from fractalkern.ops._inputs import as_number, device_of, require_choice, require_whole
 
 OP = "Ensemble"
 
@@ -128,8 +129,7 @@ class Ensemble:
             if not isinstance(schedule, Schedule):
                 raise InputTypeError(f"{OP}: schedule must be a Schedule, got {schedule!r}")
             schedule.check(self.runs)
-        if penalty is not None and not callable(penalty):
-            raise InputTypeError(f"{OP}: penalty must be a function, got {penalty!r}")
+        _require_function("penalty", penalty)
         clip = None if clip_norm is None else _clip_norms(clip_norm, self.runs)
         self._template = self.module(0)
         shapes = trainable(self._template)
@@ -185,7 +185,7 @@ class Ensemble:
         every: int = 1,
         only: Sequence[int] | None = None,
         progress: str | None = None,
-        checkpoint: Path | None = None,
+        checkpoint: Path | str | None = None,
         checkpoint_seconds: float = 60.0,
         config: Mapping[str, Any] | None = None,
     ) -> Result:
@@ -207,17 +207,25 @@ class Ensemble:
         Raises:
             InputError: the forward cannot be batched, and why; data that do not fit; a checkpoint
                 of other settings.
+            InputTypeError: an argument of a wrong type, or metrics that return no values by name.
         """
         chosen = list(range(self.runs)) if only is None else _integers("only", only)
         if not chosen or not all(0 <= run < self.runs for run in chosen):
             raise InputError(f"{OP}: only must be numbers from 0 to {self.runs - 1}, got {only!r}")
         steps = require_whole(OP, "steps", steps, 1)
         every = require_whole(OP, "every", every, 1)
+        _require_function("metrics", metrics)
         self._prepare(data)
+        config = {} if config is None else config
+        if not isinstance(config, Mapping):
+            raise InputTypeError(f"{OP}: config must be values by name, got {config!r}")
         kept = None
         if checkpoint is not None:
-            bound = self._settings(data, steps, every, chosen, config or {})
-            kept = Checkpoint(checkpoint, bound, checkpoint_seconds)
+            if not isinstance(checkpoint, str | os.PathLike):
+                raise InputTypeError(f"{OP}: checkpoint must be a path, got {checkpoint!r}")
+            bound = self._settings(data, steps, every, chosen, config)
+            seconds = as_number(OP, "checkpoint_seconds", checkpoint_seconds)
+            kept = Checkpoint(checkpoint, bound, seconds)
         width, chunks = self._chunks(chosen, data)
         recorder = Recorder(self.runs, steps, every, self._record(chunks, width))
         first, rows = 0, None
@@ -295,11 +303,19 @@ class Ensemble:
             steps: as then.
             metrics: as then.
             every: as then.
+
+        Raises:
+            InputError: a run that is not in `record`; a `record` that is of no result.
+            InputTypeError: an argument of a wrong type.
         """
-        width = int(record["width"])
-        chunk = next((chunk for chunk in record["chunks"] if run in chunk), None)
-        if chunk is None:
+        run = require_whole(OP, "run", run, 0)
+        width, chunks = _recorded(record)
+        chunk = next((chunk for chunk in chunks if run in chunk), None)
+        if chunk is None or run >= self.runs:
             raise InputError(f"{OP}: run must be one of those in record, got {run}")
+        steps = require_whole(OP, "steps", steps, 1)
+        every = require_whole(OP, "every", every, 1)
+        _require_function("metrics", metrics)
         self._prepare(data)
         place = chunk.index(run) % width
         recorder = Recorder(self.runs, steps, every, self._record([[run]], width))
@@ -312,7 +328,9 @@ class Ensemble:
     def _step(self, rows: Rows, data: Data, metrics: Metrics | None, recorder: Recorder) -> None:
         losses = self.rules.step(rows, data, recorder)
         if metrics is not None and rows.step % recorder.every == 0 and len(rows):
-            recorder.measure(rows, metrics(View(rows, self.rules, losses)))
+            values = metrics(View(rows, self.rules, losses))
+            _require_stacks(values, len(rows))
+            recorder.measure(rows, values)
 
     def _prepare(self, data: Data) -> None:
         if not isinstance(data, Data):
@@ -400,6 +418,39 @@ def _integers(name: str, values: Sequence[int]) -> list[int]:
         return [operator.index(value) for value in values]
     except TypeError:
         raise InputTypeError(f"{OP}: {name} must be integers, got {values!r}") from None
+
+
+def _require_function(name: str, value: object) -> None:
+    if value is not None and not callable(value):
+        raise InputTypeError(f"{OP}: {name} must be a function, got {value!r}")
+
+
+def _require_stacks(values: Any, rows: int) -> None:
+    """Raises unless metrics returned tensors `[rows, ...]` by name."""
+    if not isinstance(values, Mapping):
+        raise InputTypeError(
+            f"{OP}: metrics must return tensors by name, got {type(values).__name__}"
+        )
+    for name, value in values.items():
+        if not isinstance(value, Tensor) or value.shape[:1] != (rows,):
+            got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise InputTypeError(
+                f"{OP}: metrics must return tensors of {rows} rows by name, got {got} for {name!r}"
+            )
+
+
+def _recorded(record: Any) -> tuple[int, list[list[int]]]:
+    """The width of a block and the runs of each chunk, as a result's record has them."""
+    if not isinstance(record, Mapping) or not {"width", "chunks"} <= record.keys():
+        got = sorted(record) if isinstance(record, Mapping) else type(record).__name__
+        raise InputTypeError(
+            f"{OP}: record must be that of a result, with width and chunks, got {got}"
+        )
+    chunks = record["chunks"]
+    if not isinstance(chunks, list | tuple):
+        raise InputTypeError(f"{OP}: the chunks of record must be lists of runs, got {chunks!r}")
+    width = require_whole(OP, "the width of record", record["width"], 1)
+    return width, [_integers("the chunks of record", chunk) for chunk in chunks]
 
 
 def _choices(

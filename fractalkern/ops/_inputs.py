@@ -72,6 +72,13 @@ def is_transformed() -> bool:
     )
 
 
+def values_beneath(tensor: Tensor) -> Tensor:
+    """What torch.func's transforms wrap: all values, under vmap with an axis more, anywhere."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def require_shape(op: str, name: str, tensor: Tensor, shape: tuple[int, ...], meaning: str) -> None:
     """Raises unless `tensor` has exactly `shape`; `meaning` names the axes, as in "[D, n]"."""
     if tuple(tensor.shape) != shape:
@@ -164,11 +171,13 @@ def seed_of(op: str, seed: int | None, generator: torch.Generator | None) -> int
         require_generator(op, generator)
     if seed is None:  # on a device of its own: inside `with torch.device("meta")` too
         place = "cpu" if generator is None else generator.device
-        return int(torch.randint(2**63 - 1, (), generator=generator, device=place))
+        drawn = torch.randint(2**63 - 1, (), generator=generator, device=place)
+        if is_transformed() and values_beneath(drawn) is not drawn:
+            raise InputError(f"{op}: seed must be given under vmap with randomness='different'")
+        return int(drawn)
     if generator is not None:
         raise InputError(f"{op}: seed and generator must not both be given")
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise InputTypeError(f"{op}: seed must be an integer, got {seed!r}")
+    seed = as_integer(op, seed, "seed must be an integer")
     if not 0 <= seed < 2**64:
         raise InputError(f"{op}: seed must be an integer from 0 to 2^64 - 1, got {seed}")
     return seed

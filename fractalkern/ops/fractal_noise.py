@@ -21,6 +21,7 @@ from fractalkern.ops._inputs import (
     require_choice,
     require_shape,
     seed_of,
+    values_beneath,
     values_readable,
 )
 from fractalkern.reference import fractal_noise as reference
@@ -94,7 +95,8 @@ def fractal_noise(
         backend: "native", "reference" or "triton"; None: that of `use_backend`, else native.
 
     Returns:
-        `[*batch, *size]`. Differentiable in `beta`, backward and forward.
+        `[*batch, *size]`. Differentiable in `beta`, backward and forward. `torch.vmap` over beta
+        gives what calls one by one give, so all slices draw under the same seed.
 
     float32 and float64 use the same uniform numbers, rounded. The coefficients are bit-equal for
     any number of threads and instruction set, and on a CUDA device from call to call; those of the
@@ -135,6 +137,8 @@ def fractal_noise(
     betas = _betas(beta, batches, drawn_on)
     if out is not None and betas.requires_grad and torch.is_grad_enabled():
         raise InputError(f"{OP}: out must be None where beta requires a gradient")
+    if out is not None and is_transformed() and values_beneath(betas) is not betas:
+        raise InputError(f"{OP}: out must be None where torch.func transforms beta")
     if not torch.compiler.is_compiling():  # which cannot trace a system call
         width = 8 if dtype == torch.float64 else 4
         require_memory(f"{OP}: the field", 3 * math.prod([*batches, *sizes]) * width, drawn_on)
@@ -163,7 +167,10 @@ def fractal_noise(
         axes = tuple(range(1, len(sizes) + 1))
         field = _inverse(half, sizes, axes, in_place)
     if values_readable(field):
-        _check_field(field, rule, banded=k_min is not None or k_max is not None, dtype=dtype)
+        if rule == "none":
+            _require_fit(field, dtype)
+        elif k_min is not None or k_max is not None:
+            _require_power(field, betas, sizes, step, low, high)
     if in_place is not None:
         return out  # type: ignore[return-value]
     field = field.to(dtype).reshape(*batches, *sizes)
@@ -190,7 +197,7 @@ def half_spectrum(
 
 
 def _inverse(half: Tensor, sizes: list[int], axes: tuple[int, ...], out: Tensor | None) -> Tensor:
-    if half.numel() == 0:
+    if half.numel() == 0 or (is_transformed() and values_beneath(half).numel() == 0):
         return half.real.new_empty([half.shape[0], *sizes])
     plain = not (half.requires_grad or torch.compiler.is_compiling() or is_transformed())
     if half.shape[0] == 1 and plain:
@@ -199,19 +206,49 @@ def _inverse(half: Tensor, sizes: list[int], axes: tuple[int, ...], out: Tensor 
     return field
 
 
-def _check_field(field: Tensor, rule: str, *, banded: bool, dtype: torch.dtype) -> None:
+def _require_fit(field: Tensor, dtype: torch.dtype) -> None:
+    """Raises unless the amplitudes of fields `[B, *size]` fit `dtype`."""
+    values = values_beneath(field.detach())
+    if values.numel() == 0:
+        return
+    largest = float(values.abs().max())
+    if not largest <= torch.finfo(dtype).max:
+        largest = math.inf if math.isnan(largest) else largest  # sums of infinities are NaN
+        raise InputError(
+            f"{OP}: beta must give amplitudes that fit {dtype}, got values up to {largest:g}"
+        )
+
+
+def _require_power(
+    field: Tensor, betas: Tensor, size: list[int], step: list[float], low: float, high: float
+) -> None:
+    """Raises if a field of `[B, *size]` was left without a mode, which normalizes to zeros."""
     if field.numel() == 0:
         return
-    if rule != "none" and banded and not field.any():
+    absent = field.detach().flatten(1).amax(1) == 0  # the mean is 0
+    if not values_beneath(absent).any():
+        return
+    if not _holds_modes(size, step, low, high):
         raise InputError(
             f"{OP}: k_min and k_max must leave a mode of the grid to normalize the field, got none"
         )
-    if rule == "none":
-        largest = float(field.detach().abs().max())
-        if not largest <= torch.finfo(dtype).max:
-            raise InputError(
-                f"{OP}: beta must give amplitudes that fit {dtype}, got values up to {largest:g}"
-            )
+    worst = values_beneath(torch.where(absent, betas.detach(), 0.0)).flatten()
+    raise InputError(
+        f"{OP}: beta must leave a mode of the grid between k_min and k_max an amplitude above 0, "
+        f"got {float(worst[worst.abs().argmax()]):g}: beside that of the band's limit they all "
+        f"round to 0"
+    )
+
+
+def _holds_modes(size: list[int], step: list[float], low: float, high: float) -> bool:
+    """Whether a mode of the grid lies in the band; row by row, as memory may be full of fields."""
+    if len(size) == 1:
+        size, step = [1, *size], [1.0, *step]
+    across = reference.square_frequency(size[1:], step[1:])
+    return any(
+        bool(reference.multiplicity(size[1:], across + (n * step[0]) ** 2, low, high).any())
+        for n in range(size[0] // 2 + 1)
+    )
 
 
 def _lengths(name: str, value: int | Sequence[int], least: int) -> list[int]:
@@ -283,7 +320,8 @@ def _betas(beta: Any, batch: list[int], device: torch.device) -> Tensor:
     if betas.dim() > 0:
         require_shape(OP, "beta", betas, tuple(batch), "[*batch]")
     if values_readable(betas):
-        bad = betas[~betas.isfinite()]
+        values = values_beneath(betas)
+        bad = values[~values.isfinite()]
         if bad.numel():
             raise InputError(f"{OP}: beta must be finite, got {float(bad[0])}")
     betas = betas.to(device, torch.float64).clamp(-_LARGEST_BETA, _LARGEST_BETA)
@@ -400,6 +438,20 @@ class _Spectrum(torch.autograd.Function):
         """Keeps what the derivatives need."""
         setup_context(ctx, inputs[1:], output)
         ctx.save_for_forward(inputs[1], output)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], draw: Any, *inputs: Any) -> Any:
+        """The op for each slice of beta: items draw by their numbers in their own slice."""
+        beta, size, step, seed, common_noise, *law = inputs
+        apply: Any = _Spectrum.apply
+        betas = beta.movedim(in_dims[1], 0)  # [V, B]
+        values = betas.numel() * math.prod(size)
+        require_memory(f"{OP}: the fields", 3 * values * (8 if law[-1] else 4), beta.device)
+        if common_noise or betas.shape[1] == 1 or len(betas) == 0:  # all draw as item 0
+            modes = apply(draw, betas.flatten(), size, step, seed, True, *law)
+            return modes.unflatten(0, betas.shape), 0
+        rows = [apply(draw, row, *inputs[1:]) for row in betas]
+        return torch.stack(rows), 0
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]

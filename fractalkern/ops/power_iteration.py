@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fractalkern.backends import resolve
 from fractalkern.errors import InputError, InputTypeError
-from fractalkern.ops._inputs import FLOAT_DTYPES, as_tensor, require_choice
+from fractalkern.ops._inputs import FLOAT_DTYPES, as_integer, as_tensor, require_choice
 from fractalkern.ops._power_iteration_grad import OP, call, call_reference, result_dtype
 from fractalkern.ops._spectral_norms import Outputs, SpectralNorms
 
@@ -107,7 +107,8 @@ def power_iteration(
         shapes.append(shape)
     if not all_cpu or not tensors:
         _check_devices(tensors)
-    _check_options(iters, tol, method, seed, delta)
+    iters, seed = _bounded("iters", iters, 1), _bounded("seed", seed, 0)
+    _check_options(tol, method, delta)
     flat_start = None if start is None else _flat_start(start, tensors, is_list)
 
     limit = -1.0 if tol is None else float(tol)
@@ -144,14 +145,19 @@ def _check_devices(tensors: list[Tensor]) -> None:
                 f"{OP}: weights must be on one device, but weights[0] is on {device} "
                 f"and weights[{i}] on {tensor.device}"
             )
+    if device.type == "meta":
+        raise InputError(f"{OP}: weights must have values, but are on {device}")
 
 
-def _check_options(iters: object, tol: object, method: object, seed: object, delta: object) -> None:
-    for name, value, least in (("iters", iters, 1), ("seed", seed, 0)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise InputTypeError(f"{OP}: {name} must be an integer, got {value!r}")
-        if not least <= value < 2**63:
-            raise InputError(f"{OP}: {name} must be from {least} to 2^63 - 1, got {value}")
+def _bounded(name: str, value: object, least: int) -> int:
+    # Small matrices take no longer than a few such sentences.
+    number = value if type(value) is int else as_integer(OP, value, f"{name} must be an integer")
+    if not least <= number < 2**63:
+        raise InputError(f"{OP}: {name} must be from {least} to 2^63 - 1, got {number}")
+    return number
+
+
+def _check_options(tol: object, method: object, delta: object) -> None:
     if tol is not None:
         if not isinstance(tol, int | float) or isinstance(tol, bool):
             raise InputTypeError(f"{OP}: tol must be a number or None, got {tol!r}")

@@ -31,19 +31,19 @@ from fractalkern.random import Words, philox4x32
 BAND_SLACK = 1e-12
 
 
-def wave_numbers(size: Sequence[int]) -> list[Tensor]:
+def wave_numbers(size: Sequence[int]) -> list[npt.NDArray[np.int64]]:
     """The signed integer wave numbers of the half spectrum, one broadcastable array an axis."""
-    full = [torch.arange(n) for n in size]
+    full = [np.arange(n) for n in size]
     full = [n - len(n) * (n > len(n) // 2) for n in full]
-    full[-1] = torch.arange(size[-1] // 2 + 1)
-    return [n.view([-1] + [1] * (len(size) - 1 - axis)) for axis, n in enumerate(full)]
+    full[-1] = np.arange(size[-1] // 2 + 1)
+    return [n.reshape([-1] + [1] * (len(size) - 1 - axis)) for axis, n in enumerate(full)]
 
 
 def square_frequency(size: Sequence[int], step: Sequence[float]) -> Tensor:
     """|k|^2 of the half spectrum, float64; `step` is 1 / (N spacing) for each axis."""
     square = torch.zeros((), dtype=torch.float64)
     for n, unit in zip(wave_numbers(size), step, strict=True):
-        square = square + n.double().square() * (unit * unit)
+        square = square + torch.from_numpy(n).double().square() * (unit * unit)
     return square
 
 
@@ -60,7 +60,7 @@ def multiplicity(size: Sequence[int], k2: Tensor, k_min: float, k_max: float) ->
 def mode_words(size: Sequence[int], seed: int, item: int) -> tuple[Words, npt.NDArray[np.int64]]:
     """Philox words `[*half, 4]`, and +1, -1 or 0: drawn as itself, as its mirror image, real."""
     half = [*size[:-1], size[-1] // 2 + 1]
-    numbers = [np.broadcast_to(n.numpy(), half) for n in wave_numbers(size)]
+    numbers = [np.broadcast_to(n, half) for n in wave_numbers(size)]
     side = np.zeros(half, dtype=np.int64)
     mirror = []
     for n, length in zip(numbers, size, strict=True):
@@ -118,10 +118,11 @@ def fractal_noise(
     log_k = 0.5 * torch.log(torch.where(weight > 0, k2, 1.0))
     fields = []
     for item, exponent in enumerate(beta.double()):
-        reference = 0.0  # ln |k| of the mode of amplitude 1: any will do if amplitudes are rescaled
+        # ln |k| of the mode of amplitude 1: any will do if amplitudes are rescaled
+        reference = torch.zeros((), dtype=torch.float64)
         if normalize != "none" and bool((weight > 0).any()):
             in_band = log_k[weight > 0]
-            reference = float(in_band.min() if exponent > 0 else in_band.max())
+            reference = torch.where(exponent > 0, in_band.min(), in_band.max())
         relative = torch.where(weight > 0, log_k - reference, 0.0)
         amplitude = torch.exp(-exponent / 2 * relative) * (weight > 0)
         modes = amplitude * unit_modes(size, seed, 0 if common_noise else item, spectrum)
@@ -131,6 +132,6 @@ def fractal_noise(
             power = (weight * amplitude.square()).sum() * (0.5 if spectrum == "genesis" else 1.0)
         else:
             power = torch.ones(())
-        modes = modes / torch.sqrt(power) if power > 0 else modes
+        modes = modes / torch.sqrt(torch.where(power > 0, power, 1.0))
         fields.append(torch.fft.irfftn(modes, s=list(size), norm="forward"))
     return torch.stack(fields) if fields else beta.new_empty((0, *size), dtype=torch.float64)

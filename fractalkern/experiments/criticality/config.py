@@ -6,6 +6,7 @@ from typing import Literal
 
 from fractalkern.errors import InputError
 from fractalkern.experiments.criticality import arms, tasks
+from fractalkern.experiments.environment import require_device
 
 StudyName = Literal["baseline", "targets", "layerwise", "schedules", "regularizers", "tasks"]
 
@@ -80,6 +81,8 @@ class CriticalityConfig:
     """Points along each axis of the window on which boundaries are looked at."""
     null_draws: int = 199
     """Smooth boundaries drawn for the null of each last boundary; 0 for none."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where to train; cuda is torch's current device."""
 
     @property
     def shares(self) -> tuple[float, float]:
@@ -109,7 +112,9 @@ class CriticalityConfig:
 
         Raises:
             InputError: a value is out of range, or a name is none.
+            BackendError: the device is not there.
         """
+        require_device(self.device)
         least = {"samples": 20, "depth": 1, "width": 1, "epochs": 1, "every": 1, "grid": 64}
         for name, smallest in {**least, "seeds": 2, "first_seed": 0, "null_draws": 0}.items():
             if getattr(self, name) < smallest:

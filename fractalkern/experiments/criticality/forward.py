@@ -6,12 +6,16 @@ from torch import Tensor
 from fractalkern import _native  # noqa: F401  # registers the op
 from fractalkern.experiments.criticality.model import Layers
 
+_ACTIVATION_BYTES = 2**28  # of the points that are taken at a time where there is no kernel
+
 
 def logits(layers: Layers, x: Tensor) -> Tensor:
     """`[R, N, logits]` for points `[N, dims]` that all share, or `[R, N, dims]`.
 
-    By the ensemble's kernel, which keeps activations in the caches.
+    On the CPU by the ensemble's kernel, which keeps activations in the caches.
     """
+    if not x.is_cpu:
+        return logits_by_products(layers, x)
     columns, layout, place = [], [], 0
     for weight, bias in layers:
         m, n = weight.shape[1:]
@@ -22,6 +26,14 @@ def logits(layers: Layers, x: Tensor) -> Tensor:
         x.contiguous(), torch.cat(columns, dim=1), layout
     )
     return found
+
+
+def logits_by_products(layers: Layers, x: Tensor) -> Tensor:
+    """The same on any device, by batched products."""
+    runs = layers[0][0].shape[0]
+    bytes_of_a_point = 4 * runs * sum(weight.shape[1] for weight, _ in layers)
+    parts = torch.split(x, max(1, _ACTIVATION_BYTES // bytes_of_a_point), dim=-2)
+    return torch.cat([hidden(layers, part.expand(runs, -1, -1))[1] for part in parts], dim=1)
 
 
 def hidden(layers: Layers, x: Tensor) -> tuple[list[Tensor], Tensor]:

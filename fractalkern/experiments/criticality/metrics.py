@@ -64,7 +64,8 @@ class Metrics:
         """`[R, side, side]` on the window, if there is one."""
         if self.points is None:
             return None
-        return logits(layers, self.points)[..., 0].view(-1, self.side, self.side)
+        points = self.points.to(layers[0][0].device)
+        return logits(layers, points)[..., 0].view(-1, self.side, self.side)
 
     @torch.no_grad()
     def __call__(self, view: View) -> dict[str, Tensor]:
@@ -103,7 +104,7 @@ class Metrics:
                 x[place, integers((_PROBES,), x.shape[1], seed=key, stream=_PROBE_STREAM)]
             )
             u = normal((_DIRECTIONS, _PROBES, x.shape[2]), seed=key, stream=_DIRECTION_STREAM)
-            directions.append(F.normalize(u, dim=-1).to(x.dtype))
+            directions.append(F.normalize(u, dim=-1).to(x))
         probes = torch.stack(chosen)[own]  # [R, 128, dims]
         moved = probes[:, None] + _STEP * torch.stack(directions)[own]
         before, here = hidden(layers, probes)

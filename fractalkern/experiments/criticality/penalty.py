@@ -74,12 +74,19 @@ class SigmaPenalty:
 
     def __call__(self, parameters: Mapping[str, Tensor], context: Context) -> Tensor:
         """The penalty of each row."""
-        runs = context.runs
-        targets, weights = self.targets_at(context.step, runs), self.weights[runs]
+        runs, device = context.runs, parameters[self.names[0]].device
+        targets, weights, detached = (
+            rows.to(device)
+            for rows in (
+                self.targets_at(context.step, runs),
+                self.weights[runs],
+                self.detached[runs],
+            )
+        )
         if self.learnable:
             own = parameters["targets"]
             targets = torch.cat([own, own[:, -1:]], dim=1)
-        penalty = torch.zeros(len(runs))
+        penalty = torch.zeros(len(runs), device=device)
         for layer, name in enumerate(self.names):
             if not self.weights[:, layer].any():
                 continue
@@ -91,6 +98,6 @@ class SigmaPenalty:
                 start = start.expand(len(runs), -1)
             norms = power_iteration(weight, iters=_PASSES, start=start)
             context.state[name] = norms.v
-            sigma = torch.where(self.detached[runs], norms.sigma.detach(), norms.sigma)
+            sigma = torch.where(detached, norms.sigma.detach(), norms.sigma)
             penalty = penalty + weights[:, layer] * (sigma - targets[:, layer]).square()
         return penalty

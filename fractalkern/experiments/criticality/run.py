@@ -111,6 +111,7 @@ def train(
     setting, arms = runs[0].setting, [run.arm for run in runs]
     task, published = task_named(setting.task), config.protocol == "published"
     data = data_sets(task, config.seed_list, config.samples, config.noise, config.shares)
+    data = data.to(config.device)
     of_run = torch.tensor([config.seed_list.index(run.seed) for run in runs])
     penalty = SigmaPenalty(arms, setting.depth, config.epochs)
     metrics = Metrics(
@@ -127,6 +128,7 @@ def train(
         Adam(lr=rates, weight_decay=decays),
         seeds=[run.seed for run in runs],
         penalty=penalty if penalty.needed else None,
+        device=config.device,
     )
     x, y = data.train
     result = ensemble.fit(

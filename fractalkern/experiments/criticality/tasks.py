@@ -53,6 +53,11 @@ class DataSets:
     validation: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
 
+    def to(self, device: str) -> "DataSets":
+        """The same on a device."""
+        parts = (self.train, self.validation, self.test)
+        return DataSets(*((x.to(device), y.to(device)) for x, y in parts))
+
 
 def data_sets(
     task: Task, seeds: list[int], samples: int, noise: float, shares: tuple[float, float]

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -14,6 +15,7 @@ from fractalkern.errors import InputError
 from fractalkern.experiments.settings import from_toml, to_toml
 from fractalkern.experiments.trainability.training import axes, tile_trainer
 from fractalkern.experiments.zoom.config import ZoomConfig
+from fractalkern.experiments.zoom.measure import Measured, measure
 from fractalkern.experiments.zoom.rounding import flipped
 from fractalkern.experiments.zoom.windows import Window
 from fractalkern.sweeps.files import write_atomically
@@ -70,10 +72,25 @@ class FrameStore:
             self._store.commit(number, {"flips": flips.numpy()}, time.perf_counter() - started)
         return float(self._store.load(number)["flips"].mean())
 
+    def measured(self, frame: Frame) -> Measured:
+        """The frame's dimensions, from the store or measured: a null takes seconds."""
+        # Behind the numbers of all frames, so that those of older folders stand.
+        number = self._config.frame_count * self._per_frame
+        number += self._frame_number(frame.path, frame.level)
+        if number not in self._store.finished():
+            started = time.perf_counter()
+            text = measure(frame.converged).to_json().encode()
+            arrays = {"measured": np.frombuffer(text, np.uint8)}
+            self._store.commit(number, arrays, time.perf_counter() - started)
+        return Measured.from_json(self._store.load(number)["measured"].tobytes().decode())
+
+    def _frame_number(self, path: int, level: int) -> int:
+        """The first frame is that of every path."""
+        return 0 if level == 0 else 1 + path * self._config.depth + level - 1
+
     def _first_number(self, path: int, level: int) -> int:
-        """Of a frame's tiles; the first frame is that of every path."""
-        frame = 0 if level == 0 else 1 + path * self._config.depth + level - 1
-        return frame * self._per_frame
+        """Of a frame's tiles."""
+        return self._frame_number(path, level) * self._per_frame
 
     def _write(self, frame: Frame) -> None:
         path = frame_path(self._store.folder, frame.path, frame.level)

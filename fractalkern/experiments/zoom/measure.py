@@ -1,5 +1,7 @@
 """A frame's dimension by both estimators: the one place that knows what an estimate holds."""
 
+import dataclasses
+import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +35,16 @@ class Measured:
     published_dimension: float | None = None
     published_slopes: tuple[float, ...] = ()
     missing_because: str | None = None
+
+    def to_json(self) -> str:
+        """For `from_json`, to the last bit."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Measured":
+        """What `to_json` wrote."""
+        values = json.loads(text)
+        return cls(**{**values, "published_slopes": tuple(values["published_slopes"])})
 
 
 def measure(converged: Tensor) -> Measured:

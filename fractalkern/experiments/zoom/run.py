@@ -16,7 +16,7 @@ from fractalkern.experiments.settings import to_toml
 from fractalkern.experiments.zoom import figures, report
 from fractalkern.experiments.zoom.config import ZoomConfig
 from fractalkern.experiments.zoom.frames import Frame, FrameStore
-from fractalkern.experiments.zoom.measure import Measured, measure
+from fractalkern.experiments.zoom.measure import Measured
 from fractalkern.experiments.zoom.rounding import rates_are_distinct
 from fractalkern.experiments.zoom.windows import (
     Window,
@@ -141,7 +141,7 @@ def _follow_path(
             level,
             window,
             frame.converged.double().mean().item(),
-            measure(frame.converged),
+            frames.measured(frame),
             share,
             trusted,
         )

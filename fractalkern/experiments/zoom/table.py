@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -289,6 +290,7 @@ class Control:
     published: float
 
 
+@cache
 def controls(resolution: int, seed: int) -> tuple[Control, Control]:
     """What both estimators say of straight lines (D = 1) and of coin flips (D = 2) of that size."""
     generator = torch.Generator().manual_seed(seed)
