@@ -59,7 +59,8 @@ def _started(key: tuple[Any, ...], place: int) -> Any:
 def _ours(key: tuple[Any, ...]) -> Iterator[Any]:
     """A view of all runs in one ensemble after each step, as the experiment trains them."""
     from fractalkern.ensemble import AdamW, Data, Ensemble
-    from fractalkern.experiments.genesis.evaluate import published_loss, spoken_loss
+    from fractalkern.experiments.genesis.evaluate import published_loss
+    from fractalkern.experiments.token_loss import spoken_loss
 
     config, runs, _, texts = setting(*key)
     keys = int(texts.lengths.max())
@@ -213,7 +214,8 @@ def _first_loss(key: Any) -> float:
     """Of the starting weights, without dropout."""
     import torch
 
-    from fractalkern.experiments.genesis.evaluate import published_loss, spoken_loss
+    from fractalkern.experiments.genesis.evaluate import published_loss
+    from fractalkern.experiments.token_loss import spoken_loss
 
     config, _, _, texts = setting(*key)
     model, some = _started(key, 0).eval(), slice(0, 2000, 250)

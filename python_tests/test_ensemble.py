@@ -310,6 +310,20 @@ def test_an_epoch_is_a_permutation_by_the_runs_seed():
         assert len(set(row.tolist())) == 9
 
 
+def test_batches_without_a_shuffle_are_in_order():
+    plain = Data(torch.arange(10.0), batch_size=3, shuffle=False)
+    own = Data(torch.arange(20.0).reshape(2, 10), of_run=[1, 0], batch_size=3, shuffle=False)
+    runs, seeds = torch.arange(2), [5, 9]
+    assert plain.shared
+    assert not own.shared
+    for step, first in enumerate((0, 3, 6, 0)):
+        expected = torch.arange(first, first + 3.0)
+        assert torch.equal(plain.batch(step, runs, seeds)[0], expected)
+        assert torch.equal(own.batch(step, runs, seeds)[0], torch.stack((expected + 10, expected)))
+    shuffled = Data(torch.arange(10.0), batch_size=3)
+    assert plain.digest() != shuffled.digest()
+
+
 def test_data_sets_are_dealt_out():
     sets = torch.arange(6.0).reshape(2, 3)
     data = Data(sets, of_run=[1, 0, 1])

@@ -16,6 +16,7 @@ from fractalkern.experiments.genesis.model import GPT2
 from fractalkern.experiments.genesis.runs import Run, start
 from fractalkern.experiments.genesis.texts import encode, everything, longest
 from fractalkern.experiments.genesis.tokenizer import BytePairs, Sliced, tokenizer_of
+from fractalkern.experiments.token_loss import spoken_loss
 from fractalkern.init import spectrum_of
 
 
@@ -339,7 +340,7 @@ def test_exact_scores_are_those_of_greedy_generation(tokenizer):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(60):
         optimizer.zero_grad()
-        evaluate.spoken_loss(model, encoded.tokens, encoded.spoken).backward()
+        spoken_loss(model, encoded.tokens, encoded.spoken).backward()
         optimizer.step()
     with torch.no_grad():
         exact, _ = evaluate.answer_scores(model, encoded.tokens, encoded.answers)
@@ -359,13 +360,13 @@ def test_padding_does_not_count(tokenizer):
     encoded = encode(problems.PUBLISHED, tokenizer, 30)
     model = started(tokenizer.size)
     longer = encode(problems.PUBLISHED, tokenizer, 32)
-    losses = [evaluate.spoken_loss(model, t.tokens, t.spoken) for t in (encoded, longer)]
+    losses = [spoken_loss(model, t.tokens, t.spoken) for t in (encoded, longer)]
     torch.testing.assert_close(*losses)
     logits = model(encoded.tokens)[0, :11]
     by_hand = cross_entropy(logits, torch.cat((encoded.tokens[0, 1:11], torch.tensor([64]))))
     _, answer = evaluate.answer_scores(model, encoded.tokens, encoded.answers)
     first = encode(problems.PUBLISHED[:1], tokenizer, 30)
-    torch.testing.assert_close(evaluate.spoken_loss(model, first.tokens, first.spoken), by_hand)
+    torch.testing.assert_close(spoken_loss(model, first.tokens, first.spoken), by_hand)
     by_hand = cross_entropy(logits[9:], torch.tensor([int(encoded.tokens[0, 10]), 64]))
     torch.testing.assert_close(answer[0], by_hand)
 

@@ -50,6 +50,21 @@ def test_committed_tiles_are_found_again(tmp_path):
                 assert np.array_equal(loaded[name], expected)
 
 
+def test_strided_arrays_are_kept_as_they_read(tmp_path):
+    grid = np.arange(12.0).reshape(3, 4)
+    strided = {
+        "slice": grid[:, :2],
+        "transposed": grid.T,
+        "broadcast": np.broadcast_to(np.float64(3.9), (4, 1)),
+        "scalar": np.array(2.5),
+    }
+    with Store(tmp_path, "demo", SETTINGS) as store:
+        store.commit(0, strided, seconds=0.5)
+        for name, array in store.load(0).items():
+            assert array.shape == strided[name].shape
+            assert np.array_equal(array, strided[name])
+
+
 def test_seconds_add_up_over_sittings(tmp_path):
     fill(tmp_path)
     with Store(tmp_path, "demo", SETTINGS) as store:

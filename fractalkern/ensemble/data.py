@@ -21,8 +21,10 @@ class Data:
         tensors: tensors or NumPy arrays `[N, ...]`, shared by all runs; with `of_run`,
             `[S, N, ...]`: S data sets.
         of_run: `[R]`, the data set of each run; "own" for data set r of run r.
-        batch_size: examples a step; None for all N, in order. A run's epoch is a permutation of
-            its own, by its seed, without the last N mod batch_size.
+        batch_size: examples a step; None for all N, in order. An epoch goes without the last N mod
+            batch_size.
+        shuffle: whether a run's epoch is a permutation of its own, by its seed; if not, every epoch
+            of every run has the examples in order.
 
     Raises:
         InputError: tensors that do not go together, a data set that is not there, a wrong batch.
@@ -34,7 +36,13 @@ class Data:
     3
     """
 
-    def __init__(self, *tensors: Any, of_run: Any = None, batch_size: int | None = None) -> None:
+    def __init__(
+        self,
+        *tensors: Any,
+        of_run: Any = None,
+        batch_size: int | None = None,
+        shuffle: bool = True,
+    ) -> None:
         self.tensors = tensors = tuple(as_tensor("Data", "tensors", t) for t in tensors)
         self.axis = 0 if of_run is None else 1
         sizes = {tensor.shape[: self.axis + 1] for tensor in tensors}
@@ -64,6 +72,7 @@ class Data:
                     f"got {batch_size}"
                 )
         self.batch_size = batch_size
+        self.shuffle = shuffle and batch_size is not None
         self._epoch = -1
         self._orders: dict[int, Tensor] = {}  # of this epoch, by seed
 
@@ -96,7 +105,7 @@ class Data:
     def digest(self) -> str:
         """SHA-256 of the tensors and of how they are dealt out."""
         of_run = None if self.of_run is None else self.of_run.tolist()
-        found = hashlib.sha256(repr((self.batch_size, of_run)).encode())
+        found = hashlib.sha256(repr((self.batch_size, self.shuffle, of_run)).encode())
         for tensor in self.tensors:
             found.update(repr((tensor.shape, tensor.dtype)).encode())
             found.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -105,22 +114,23 @@ class Data:
     @property
     def shared(self) -> bool:
         """Whether every run sees the same tensors in the same order."""
-        return self.of_run is None and self.batch_size is None
+        return self.of_run is None and not self.shuffle
 
     def batch(self, step: int, runs: Tensor, seeds: Sequence[int]) -> tuple[Tensor, ...]:
         """The tensors of step `step`, 0 the first: shared ones, or `[rows, B, ...]`.
 
         `runs` `[rows]` and `seeds` say whose rows these are.
         """
+        epoch, index = divmod(step, self.steps_per_epoch)
+        size = self.batch_size or self.examples
+        places = slice(index * size, (index + 1) * size)
         if self.shared:
-            return self.tensors
+            return tuple(tensor[places] for tensor in self.tensors)
         device = self.tensors[0].device
-        if self.batch_size is None:
+        if not self.shuffle:
             assert self.of_run is not None
             where = self.of_run[runs].to(device)
-            return tuple(tensor[where] for tensor in self.tensors)
-        epoch, index = divmod(step, self.steps_per_epoch)
-        places = slice(index * self.batch_size, (index + 1) * self.batch_size)
+            return tuple(tensor[where, places] for tensor in self.tensors)
         chosen = torch.stack([self._order(seed, epoch)[places] for seed in seeds])
         chosen = chosen.to(device)
         if self.of_run is None:

@@ -22,6 +22,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
@@ -178,7 +179,9 @@ class Store:
 
     def commit(self, number: int, arrays: Arrays, seconds: float) -> None:
         """Makes a tile durable, then records it; `seconds` is what computing it took."""
-        data = safetensors.numpy.save(arrays)
+        # safetensors writes the memory that an array begins, whatever its strides.
+        whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+        data = safetensors.numpy.save(whole)
         write_atomically(self.path(number), data)
         row = (number, _digest(data), seconds, time.time())
         with self._readable(), self._transaction():

@@ -1,23 +1,15 @@
 """Losses and scores of one run; all are made for `torch.func.vmap`, so all runs go at once."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fractalkern import random
-
-Model = Callable[..., Any]
+from fractalkern.experiments.token_loss import Model, next_token_losses
 
 _SAMPLE_STREAM = 0x67656E30
-
-
-def spoken_loss(model: Model, tokens: Tensor, spoken: Tensor) -> Tensor:
-    """Mean cross-entropy of the tokens `spoken` `[B, T]` but the first: padding does not count."""
-    losses, counted = _next_token_losses(model(tokens[:, :-1]), tokens, spoken)
-    return (losses * counted).sum() / counted.sum()
 
 
 def published_loss(model: Model, tokens: Tensor, padding: Tensor, keys: int) -> Tensor:
@@ -33,15 +25,9 @@ def answer_scores(model: Model, tokens: Tensor, answers: Tensor) -> tuple[Tensor
     before it, each of these tokens is the likeliest; so one pass takes the place of a generation.
     """
     logits = model(tokens[:, :-1])
-    losses, counted = _next_token_losses(logits, tokens, answers)
+    losses, counted = next_token_losses(logits, tokens, answers)
     right = (logits.argmax(-1) == tokens[:, 1:]) | ~answers[:, 1:]
     return right.all(dim=1), (losses * counted).sum(dim=1) / counted.sum(dim=1)
-
-
-def _next_token_losses(logits: Tensor, tokens: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
-    targets = tokens[:, 1:]
-    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    return losses.view(targets.shape), which[:, 1:].to(logits.dtype)
 
 
 def continued(

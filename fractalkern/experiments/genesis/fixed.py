@@ -9,12 +9,13 @@ from torch import Tensor
 
 from fractalkern.ensemble import AdamW, Data, Ensemble, View
 from fractalkern.experiments.genesis.config import GenesisConfig
-from fractalkern.experiments.genesis.evaluate import answer_scores, spoken_loss
+from fractalkern.experiments.genesis.evaluate import answer_scores
 from fractalkern.experiments.genesis.problems import drawn, split
 from fractalkern.experiments.genesis.runs import Run, start
 from fractalkern.experiments.genesis.texts import Texts, encode, longest
 from fractalkern.experiments.genesis.tokenizer import Tokenizer
 from fractalkern.experiments.study import Series
+from fractalkern.experiments.token_loss import spoken_loss
 
 # Of the training texts, one in so many is scored.
 _TRAIN_STRIDE = 8

@@ -19,7 +19,6 @@ from fractalkern import random
 from fractalkern.ensemble import AdamW, Data, Ensemble, View
 from fractalkern.experiments.genesis.config import PUBLISHED_LENGTH, GenesisConfig
 from fractalkern.experiments.genesis.evaluate import (
-    Model,
     continued,
     published_loss,
     sampling_draws,
@@ -30,6 +29,7 @@ from fractalkern.experiments.genesis.runs import Run, start
 from fractalkern.experiments.genesis.texts import Texts, encode
 from fractalkern.experiments.genesis.tokenizer import Tokenizer
 from fractalkern.experiments.study import Series
+from fractalkern.experiments.token_loss import Model
 
 NAMES = {"standard-all": "Standard", "genesis-all": "Genesis"}
 _NEW_TOKENS = 5

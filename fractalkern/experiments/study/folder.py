@@ -19,7 +19,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from fractalkern import build_info
@@ -132,7 +131,7 @@ class Study:
             one.check(name, len(part.runs))
         for name, content in files:
             self._write(name, content)
-        own = {name: np.ascontiguousarray(t.detach().cpu().numpy()) for name, t in arrays.items()}
+        own = {name: tensor.detach().cpu().numpy() for name, tensor in arrays.items()}
         self._store.commit(number, {**to_arrays(series), **own}, seconds)
         path = self.out / "runs.jsonl"
         with writing(path), open(path, "a", encoding="utf-8") as file:

@@ -1,0 +1,180 @@
+"""The numbers of a grid as JSON, and as a report that sets the published ones beside them."""
+
+import json
+import math
+
+from fractalkern.dimension import DimensionResult
+from fractalkern.experiments.finetune.config import FinetuneConfig
+from fractalkern.experiments.finetune.corpus import Corpus
+from fractalkern.experiments.finetune.findings import Boundary, Findings
+from fractalkern.experiments.finetune.reference import PUBLISHED
+from fractalkern.experiments.study import Study
+
+_LEVEL = 0.05
+
+
+def summary(config: FinetuneConfig, found: Findings, study: Study) -> dict[str, object]:
+    """The content of summary.json."""
+    runs = config.seeds * config.resolution**2
+    return {
+        "protocol": config.protocol,
+        "runs": runs,
+        "converged": [float(mask.double().mean()) for mask in found.converged],
+        "stable": [float(mask.double().mean()) for mask in found.stable],
+        "boundaries": [_json(boundary) for boundary in found.boundaries],
+        "published_rule_on_straight_edges": list(found.line),
+        "share_of_cells_whose_label_depends_on_the_seed": found.disagreeing,
+        "decades_of_the_matrices_rate_in_which_it_does": found.band,
+        "run_steps_per_second": runs * config.steps / max(study.compute_seconds(), 1e-9),
+        "compute_seconds": study.compute_seconds(),
+        "seconds": study.seconds(),
+    }
+
+
+def _json(boundary: Boundary) -> dict[str, object]:
+    published = boundary.published
+    return {
+        "published_rule": None if published is None else json.loads(published.to_json()),
+        "published_pixels": boundary.published_pixels,
+        "against": {name: json.loads(one.to_json()) for name, one in boundary.results.items()},
+        "reason": boundary.reason,
+    }
+
+
+def text(config: FinetuneConfig, found: Findings, corpus: Corpus) -> str:
+    """The report, in Markdown."""
+    parts = [
+        f"# Fine-tuning by pairs of learning rates, protocol {config.protocol}",
+        _what(config, corpus),
+        "## Verdict",
+        "\n".join(f"- {line}" for line in verdict(config, found)),
+        "## Boundaries",
+        _boundaries(config, found),
+        "## As published, with 561 million parameters and 64 x 64 runs",
+        _reference(found),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def verdict(config: FinetuneConfig, found: Findings) -> list[str]:
+    """What the grid says, a sentence each."""
+    lines = []
+    stable = float(found.stable.double().mean())
+    lines.append(
+        "Every loss stayed finite: nothing diverged, so what is mapped is no boundary of stability."
+        if stable == 1
+        else f"{100 * (1 - stable):.1f} % of the runs diverged to losses that are not finite."
+    )
+    for seed, boundary in enumerate(found.boundaries, config.seed):
+        lines.append(f"Seed {seed}: {_sentence(boundary)}")
+    if found.disagreeing is not None:
+        lines.append(
+            f"{100 * found.disagreeing:.1f} % of the cells converge with one order of the data and "
+            f"not with another; along a column that is {found.band:.2f} decades of the matrices' "
+            f"rate. Structure finer than that is of the order, not of the rates."
+        )
+    lines.append(
+        f"The original's rule gives D = {found.line[0]:.2f} to {found.line[1]:.2f} to straight "
+        f"edges of {config.resolution} x {config.resolution} cells, by which row they lie along."
+    )
+    return lines
+
+
+def _sentence(boundary: Boundary) -> str:
+    if not boundary.results:
+        return f"no dimension, as {boundary.reason}."
+    smooth, noisy, marginal = (
+        boundary.results[name] for name in ("smooth", "smooth+noise", "marginal")
+    )
+    p_smooth, p_noisy, p_marginal = (float(one.p_value) for one in (smooth, noisy, marginal))
+    if p_smooth > _LEVEL:
+        what = f"not told apart from a smooth boundary (p = {p_smooth:.3f})"
+    elif p_noisy > _LEVEL:
+        what = (
+            f"rougher than a smooth boundary (p = {p_smooth:.3f}), but not than one with noise of "
+            f"half a cell (p = {p_noisy:.3f})"
+        )
+    else:
+        what = (
+            f"rougher than a smooth boundary and than one with noise of half a cell "
+            f"(p = {p_smooth:.3f} and {p_noisy:.3f})"
+        )
+    if p_marginal > _LEVEL:
+        what += (
+            f"; not told apart from cells that are drawn each by itself with the frequency of its "
+            f"row (p = {p_marginal:.3f})"
+        )
+    return what + "."
+
+
+def _what(config: FinetuneConfig, corpus: Corpus) -> str:
+    layers = f"{config.layers} layer{'s' * (config.layers > 1)}"
+    of = f"the second half of {config.text}" if config.text else "answers to generated records"
+    optimizer = {"muon": "Muon", "adamw": "AdamW", "sgd": "SGD"}[config.optimizer]
+    cap = f"logits within {config.soft_cap:g}" if config.soft_cap else "logits unbounded"
+    judged = (
+        "A run converged if the mean of its last 20 training losses is below its first, which is "
+        "of another batch: the original's criterion."
+        if config.protocol == "published"
+        else "A run converged if its loss on 64 texts that are not trained on ended below where it "
+        "began."
+    )
+    factor = ""
+    if config.head_factor != 1:
+        factor = f" As in the original its rate is {config.head_factor:.3g} times that of the axis."
+    return (
+        f"{layers} of width {config.width} over {len(corpus.alphabet)} characters, {cap}, trained "
+        f"for {config.pretraining:,} steps, then {config.steps:,} steps of {config.batch} texts "
+        f"({of}) for each of {config.resolution} x {config.resolution} pairs of rates and "
+        f"{config.seeds} order{'s' * (config.seeds > 1)} of the data. Matrices of the blocks: "
+        f"{optimizer}; head: AdamW; embedding frozen; {config.schedule} schedule behind a warm-up "
+        f"of {config.warmup} steps.{factor} {judged}"
+    )
+
+
+def _boundaries(config: FinetuneConfig, found: Findings) -> str:
+    lines = [
+        "| seed | converged | boundary cells (original's) | D, original's rule | D, 95 % interval "
+        "| slope | p, smooth | p, smooth + noise | p, each cell by itself |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for number, boundary in enumerate(found.boundaries):
+        share = 100 * float(found.converged[number].double().mean())
+        published = "-" if boundary.published is None else f"{float(boundary.published):.3f}"
+        row = [
+            str(config.seed + number),
+            f"{share:.1f} %",
+            f"{boundary.published_pixels:,}",
+            published,
+        ]
+        if boundary.results:
+            smooth = boundary.results["smooth"]
+            row += [_interval(smooth), f"{float(smooth.slope):.3f}"]
+            row += [f"{float(one.p_value):.3f}" for one in boundary.results.values()]
+        else:
+            row += [boundary.reason, *["-"] * 4]
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def _interval(result: DimensionResult) -> str:
+    low, high = (float(end) for end in result.interval)
+    if math.isnan(low):
+        return "none given"
+    return f"{float(result):.3f} ({low:.3f} to {high:.3f})"
+
+
+def _reference(found: Findings) -> str:
+    lines = [
+        "| grid | converged | boundary cells | D, its rule | slope of sign edges |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for grid in PUBLISHED:
+        edges = "no picture" if grid.sign_edges is None else f"{grid.sign_edges:.3f}"
+        row = grid.name, f"{grid.converged:.1f} %", f"{grid.pixels:,}", f"{grid.dimension:g}", edges
+        lines.append(f"| {' | '.join(row)} |")
+    lines.append(
+        "\nIts rule counts converged cells at the frame as boundary and adds 1 to each count. The "
+        "slopes of sign edges, and both rows of boxes, were measured on its pictures."
+    )
+    return "\n".join(lines)
