@@ -1,4 +1,4 @@
-"""Ensembles, criticality and genesis on a CUDA device: the runs of the CPU, to rounding."""
+"""Ensembles and the experiments on them on a CUDA device: the runs of the CPU, to rounding."""
 
 import dataclasses
 import json
@@ -18,6 +18,8 @@ from fractalkern.ensemble import (
 )
 from fractalkern.experiments.criticality import run as criticality
 from fractalkern.experiments.criticality.config import CriticalityConfig
+from fractalkern.experiments.finetune import run as finetune
+from fractalkern.experiments.finetune.config import FinetuneConfig
 from fractalkern.experiments.genesis import run as experiment
 from fractalkern.experiments.genesis.config import GenesisConfig
 
@@ -114,3 +116,29 @@ def test_criticality_runs_on_the_device(tmp_path, study):
         found[device] = [{name: row[name] for name in names if name in row} for row in rows]
     for ours, expected in zip(found[DEVICE.type], found["cpu"], strict=True):
         assert ours == pytest.approx(expected, rel=1e-2, abs=1e-3)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd"])
+def test_finetune_runs_on_the_device(tmp_path, optimizer):
+    for package in ("matplotlib", "PIL", "rich"):
+        pytest.importorskip(package)
+    config = FinetuneConfig(
+        optimizer=optimizer,
+        resolution=17,
+        window=(-4.0, -2.0, -4.0, -2.0),
+        seeds=1,
+        steps=3,
+        batch=4,
+        texts=16,
+        width=8,
+        layers=1,
+        pretraining=2,
+    )
+    found = {}
+    for device in (DEVICE.type, "cpu"):
+        out = tmp_path / device
+        finetune.run(dataclasses.replace(config, device=device), out)
+        rows = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
+        found[device] = torch.tensor([[row["last_loss"], row["probe_after"]] for row in rows])
+    # Muon's iterations are in bfloat16, 2^-8 a rounding.
+    torch.testing.assert_close(found[DEVICE.type], found["cpu"], rtol=1e-2, atol=1e-2)

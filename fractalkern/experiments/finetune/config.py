@@ -21,7 +21,7 @@ REFERENCE_WIDTH = 768
 
 # The boundary image has one cell less, and a fit needs box sizes 1, 2 and 4 of at most a quarter.
 _LEAST_RESOLUTION = 17
-_MOST = {"resolution": 4096, "width": 10**4, "layers": 100, "steps": 10**6, "pretraining": 10**6,
+_MOST = {"resolution": 512, "width": 10**4, "layers": 100, "steps": 10**6, "pretraining": 10**6,
          "texts": 10**7, "seeds": 10**3}  # fmt: skip
 _EXPONENT_LIMIT = 30.0
 

@@ -1,6 +1,5 @@
 """The numbers of a grid as JSON, and as a report that sets the published ones beside them."""
 
-import json
 import math
 
 from fractalkern.dimension import DimensionResult
@@ -9,6 +8,7 @@ from fractalkern.experiments.finetune.corpus import Corpus
 from fractalkern.experiments.finetune.findings import Boundary, Findings
 from fractalkern.experiments.finetune.reference import PUBLISHED
 from fractalkern.experiments.study import Study
+from fractalkern.experiments.study.scalars import finite
 
 _LEVEL = 0.05
 
@@ -34,10 +34,22 @@ def summary(config: FinetuneConfig, found: Findings, study: Study) -> dict[str, 
 def _json(boundary: Boundary) -> dict[str, object]:
     published = boundary.published
     return {
-        "published_rule": None if published is None else json.loads(published.to_json()),
+        "published_rule": None if published is None else float(published),
         "published_pixels": boundary.published_pixels,
-        "against": {name: json.loads(one.to_json()) for name, one in boundary.results.items()},
+        "against": {name: _numbers(result) for name, result in boundary.results.items()},
         "reason": boundary.reason,
+    }
+
+
+def _numbers(result: DimensionResult) -> dict[str, object]:
+    low, high = (finite(float(end)) for end in result.interval)
+    return {
+        "dimension": float(result),
+        "low": low,
+        "high": high,
+        "slope": float(result.slope),
+        "local_slopes": dict(zip(result.sizes, result.local_slopes.tolist(), strict=True)),
+        "p": float(result.p_value),
     }
 
 
