@@ -158,9 +158,18 @@ def test_what_is_no_text_is_a_sentence(tmp_path):
     path.write_text("too short")
     with pytest.raises(InputError, match=r"text must have at least 6,664 characters, but .* has 9"):
         corpus(small(text=str(path)))
+    path.write_text("a" * 49 * 140)
+    with pytest.raises(InputError, match=r"text must have two different characters, but .* one"):
+        corpus(small(text=str(path)))
     path.write_bytes(b"\xff\xfe\xfd")
     with pytest.raises(InputError, match="text must be UTF-8"):
         corpus(small(text=str(path)))
+
+
+def test_a_files_batch_may_exceed_the_number_of_generated_texts(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("ab" * 49 * 84)
+    assert len(corpus(small(text=str(path), batch=20, texts=16).checked()).tuning.tokens) == 20
 
 
 # The training.
@@ -292,6 +301,15 @@ def test_a_straight_boundary_gets_the_published_rules_dimension_and_an_honest_on
     assert found.disagreeing is None
 
 
+@pytest.mark.parametrize("converged", [True, False])
+def test_one_run_unlike_all_others_is_not_called_none(converged):
+    config = small()
+    after = torch.full((17, 17), 1.5 if converged else 0.5)
+    after[0, 0] = 0.5 if converged else 1.5
+    found = find(config, planted(config, probe_after=after), cells(config))
+    assert found.boundaries[0].reason == "the boundary has too few cells for a fit"
+
+
 @pytest.mark.parametrize(
     ("protocol", "before", "after"),
     [("fixed", "probe_before", "probe_after"), ("published", "first_loss", "last_loss")],
@@ -386,7 +404,10 @@ def test_figure_has_room_for_its_words(protocol):
         (["--protocol", "published", "--seeds", "2"], "seeds must be 1 in the published protocol"),
         (["--width", "10", "--heads", "4"], "width must be a multiple of twice heads = 4, got 10"),
         (["--batch", "4000"], "batch must be at most texts = 2000, got 4000"),
-        (["--soft-cap", "-1"], "soft_cap must be at least 0, got -1.0"),
+        (["--soft-cap", "-1"], "soft_cap must be 0 or from 1e-06 to 1e+06, got -1.0"),
+        (["--soft-cap", "inf"], "soft_cap must be 0 or from 1e-06 to 1e+06, got inf"),
+        (["--soft-cap", "nan"], "soft_cap must be 0 or from 1e-06 to 1e+06, got nan"),
+        (["--soft-cap", "1e300"], "soft_cap must be 0 or from 1e-06 to 1e+06, got 1e+300"),
         (["--seed", "-1"], "seed must be an integer from 0"),
         (["--optimizer", "lion"], "lion"),
     ],

@@ -96,6 +96,8 @@ def _of_file(config: FinetuneConfig) -> Corpus:
     except UnicodeDecodeError as error:
         raise InputError(f"text must be UTF-8, but {path}: {error}") from error
     alphabet = "".join(sorted(set(text)))
+    if len(alphabet) == 1:  # is foretold without a loss
+        raise InputError(f"text must have two different characters, but {path} has only one")
     number = {character: place for place, character in enumerate(alphabet)}
     length = records.LONGEST
     rows = torch.tensor([number[character] for character in text])

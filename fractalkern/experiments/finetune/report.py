@@ -140,7 +140,7 @@ def _what(config: FinetuneConfig, corpus: Corpus) -> str:
         f"({of}) for each of {config.resolution} x {config.resolution} pairs of rates and "
         f"{config.seeds} order{'s' * (config.seeds > 1)} of the data. Matrices of the blocks: "
         f"{optimizer}; head: AdamW; embedding frozen; {config.schedule} schedule behind a warm-up "
-        f"of {config.warmup} steps.{factor} {judged}"
+        f"of {config.warmup} step{'s' * (config.warmup > 1)}.{factor} {judged}"
     )
 
 

@@ -88,11 +88,11 @@ def train(
     some: Sequence[Cell],
     title: str | None = None,
 ) -> Series:
-    """The scalars of some runs of one seed's order.
+    """The scalars of some runs of the grid.
 
     first_loss and last_loss are of the training: of the first batch, and the mean of the last
-    twenty; probe_before and probe_after of texts that are not trained on. NaN where a loss was not
-    finite.
+    twenty; probe_before and probe_after of texts that are not trained on. NaN from where a
+    loss, gradient or weight was not finite.
     """
     model = _model(config, corpus)
     model.load_state_dict(start)
