@@ -387,6 +387,22 @@ def test_a_run_writes_what_it_says_and_goes_on_where_it_was(tmp_path, monkeypatc
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_a_folder_does_not_go_on_with_another_text(tmp_path, monkeypatch):
+    path = tmp_path / "text.txt"
+    path.write_text("ab" * 49 * 70)
+    config = small(text=str(path), group=17 * 17)
+
+    def stopped(*_):
+        raise RuntimeError
+
+    monkeypatch.setattr(experiment, "train", stopped)
+    with pytest.raises(RuntimeError):
+        experiment.run(config, tmp_path / "runs")
+    path.write_text("ba" * 49 * 70)
+    with pytest.raises(InputError, match=r'\(SHA-256 of the text: "\w{64}" -> "\w{64}"\)'):
+        experiment.run(config, tmp_path / "runs")
+
+
 @pytest.mark.parametrize("protocol", ["fixed", "published"])
 def test_figure_has_room_for_its_words(protocol):
     config = small(protocol=protocol)
