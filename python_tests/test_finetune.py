@@ -335,6 +335,29 @@ def test_cells_that_depend_on_the_seed_are_counted():
     assert "all of the runs converged" in report.text(config, found, corpus(config))
 
 
+def test_runs_that_weight_decay_alone_makes_diverge_are_told():
+    config = small(window=(-4.0, 0.0, -4.0, 4.0))  # rates of the head by half decades
+    lost = torch.full((17, 17), 0.5)
+    lost[:, 11:] = math.nan  # 31.6 and more; 1 - 0.1 x 31.6 < -1 < 1 - 0.1 x 10
+    found = find(config, planted(config, last_loss=lost, probe_after=lost), cells(config))
+    first = report.verdict(config, found)[0]
+    assert first.startswith("35.3 % of the runs diverged")
+    assert "100 % of them at rates of the head above 20, where AdamW's weight decay" in first
+    lost[:, 11:], lost[:, 10] = 0.5, math.nan
+    found = find(config, planted(config, last_loss=lost, probe_after=lost), cells(config))
+    assert report.verdict(config, found)[0].endswith("to losses that are not finite.")
+
+
+def test_the_weights_of_a_head_grow_by_decay_alone_beyond_its_limit():
+    config = small(window=(-4.0, 0.0, -4.0, 4.0), schedule="constant", steps=60, pretraining=0)
+    texts = corpus(config)
+    start = pretrain(config, texts, None)
+    found = train(config, texts, start, [cells(config)[10], cells(config)[13]])
+    calm, wild = found.scalars["probe_after"][:, 0].tolist()  # rates of 10 and 316
+    assert math.isfinite(calm)
+    assert math.isnan(wild)
+
+
 def test_rows_are_the_matrices_rates():
     config = small(window=(-4.0, 0.0, -2.0, 0.0))
     grid = cells(config)

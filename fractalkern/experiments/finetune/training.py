@@ -14,7 +14,8 @@ from fractalkern.experiments.finetune.model import Transformer, initialise
 from fractalkern.experiments.study import Series
 from fractalkern.experiments.token_loss import spoken_loss
 
-_BETAS, _EPSILON, _HEAD_DECAY = (0.8, 0.95), 1e-10, 0.1
+HEAD_DECAY = 0.1
+_BETAS, _EPSILON = (0.8, 0.95), 1e-10
 _LAST = 20  # training losses that the published criterion averages
 # Of the training before the grid: batch, Muon's rate, AdamW's of embedding and head.
 _FIRST_BATCH, _FIRST_RATE, _FIRST_OTHER_RATE = 32, 0.02, 3e-3
@@ -104,7 +105,7 @@ def train(
         spoken_loss,
         [
             (_is_of_block, _of_blocks(config, matrix_rates)),
-            (_is_any, AdamW(lr=head_rates, betas=_BETAS, eps=_EPSILON, weight_decay=_HEAD_DECAY)),
+            (_is_any, AdamW(lr=head_rates, betas=_BETAS, eps=_EPSILON, weight_decay=HEAD_DECAY)),
         ],
         seeds=[cell.seed for cell in some],
         schedule=_schedule(config),
