@@ -252,6 +252,13 @@ def test_runs_do_not_depend_on_their_company():
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=0)
 
 
+def test_where_nothing_is_trained_the_probe_does_not_change_by_a_bit():
+    config = small(window=(-30.0, -20.0, -30.0, -20.0), width=16, pretraining=20)
+    texts = corpus(config)
+    found = train(config, texts, pretrain(config, texts, None), cells(config)[:20]).scalars
+    assert torch.equal(found["probe_before"], found["probe_after"])
+
+
 def test_without_pretraining_the_start_is_that_of_initialise():
     start = pretrain(small(pretraining=0), corpus(small()), None)
     assert not start["head.weight"].any()

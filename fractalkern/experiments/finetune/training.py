@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from fractalkern.ensemble import SGD, AdamW, Data, Ensemble, Muon, Schedule
@@ -122,19 +121,18 @@ def train(
         config.steps,
         metrics=lambda view: {"probe": view.apply(spoken_loss, *probe)},
         every=config.steps,
+        at_start=True,  # as after: where nothing is trained the two are equal, on any device
         progress=title,
     )
     losses = result.losses.double()
-    with torch.no_grad():
-        before = spoken_loss(model.to(config.device), *probe).double().cpu()
-    after = result.metrics.get("probe", torch.full((len(some), 1), torch.nan)).double()
+    probed = result.metrics["probe"].double()
     return Series(
         [config.steps],
         {
             "first_loss": losses[:, :1],
             "last_loss": losses[:, -min(_LAST, config.steps) :].mean(dim=1, keepdim=True),
-            "probe_before": before.expand(len(some), 1),
-            "probe_after": after,
+            "probe_before": probed[:, :1],
+            "probe_after": probed[:, 1:],
         },
     )
 
