@@ -722,6 +722,7 @@ def test_runs_must_have_one_shape():
         (lambda: Data([object()]), "tensors must be a tensor or an array, got list"),
         (lambda: Data(torch.ones(3), batch_size=1.5), "batch_size must be an integer"),
         (lambda: Data(torch.ones(3), batch_size=4), "batch_size must be from 1 to the 3 examples"),
+        (lambda: Data(torch.ones(3), batch_size=1, shuffle="no"), "shuffle must be True or False"),
         (lambda: Data(torch.ones(2, 3), of_run=[0, 2]), "numbers from 0 to 1"),
     ],
 )
