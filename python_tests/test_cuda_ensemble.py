@@ -20,6 +20,8 @@ from fractalkern.experiments.criticality import run as criticality
 from fractalkern.experiments.criticality.config import CriticalityConfig
 from fractalkern.experiments.finetune import run as finetune
 from fractalkern.experiments.finetune.config import FinetuneConfig
+from fractalkern.experiments.finetune.corpus import corpus
+from fractalkern.experiments.finetune.training import cells, pretrain, train
 from fractalkern.experiments.genesis import run as experiment
 from fractalkern.experiments.genesis.config import GenesisConfig
 
@@ -116,6 +118,19 @@ def test_criticality_runs_on_the_device(tmp_path, study):
         found[device] = [{name: row[name] for name in names if name in row} for row in rows]
     for ours, expected in zip(found[DEVICE.type], found["cpu"], strict=True):
         assert ours == pytest.approx(expected, rel=1e-2, abs=1e-3)
+
+
+def test_finetune_without_training_does_not_change_a_probe_by_a_bit():
+    config = FinetuneConfig(
+        device=DEVICE.type,
+        window=(-30.0, -20.0, -30.0, -20.0),
+        resolution=17,
+        steps=2,
+        pretraining=20,
+    )
+    texts = corpus(config)
+    found = train(config, texts, pretrain(config, texts, None), cells(config)[:64]).scalars
+    assert torch.equal(found["probe_before"], found["probe_after"])
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd"])

@@ -398,6 +398,48 @@ def test_metrics_may_set_hyper_parameters():
     assert (weights[2, 1:] != weights[2, 0]).all()
 
 
+def test_metrics_at_the_start_are_those_of_the_start(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 17), nn.ReLU(), nn.Linear(17, 1))
+    rates = LR.clone()
+    rates[2], rates[5] = 0, 1e38
+    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(1))
+    data = Data(x, x.sum(1, keepdim=True), batch_size=16)
+
+    def made():
+        return Ensemble(
+            model,
+            lambda model, x, y: (model(x) - y).square().mean(),
+            SGD(lr=rates),
+            seeds=range(RUNS),
+            width=4,
+        )
+
+    def outputs(view):
+        assert view.losses.isnan().all() == (view.step == 0)
+        return {"out": view(torch.ones(5, 3))}
+
+    def killed(view):
+        if view.step == 4:
+            raise KeyboardInterrupt
+        return outputs(view)
+
+    found = made().fit(data, 5, metrics=outputs, every=2, at_start=True)
+    assert found.times == [0, 2, 4]
+    out = found.metrics["out"]
+    torch.testing.assert_close(out[:, 0], model(torch.ones(5, 3)).detach().expand(RUNS, 5, 1))
+    assert torch.equal(out[2], out[2, :1].expand(3, 5, 1))  # nothing was trained
+    assert (out[1, 0] != out[1, 1]).all()
+    assert out[5, 1:].isnan().all()
+    alone = made().repeat(6, found.record, data, 5, metrics=outputs, every=2, at_start=True)
+    assert_same_run(alone, found, 6)
+    kept = {"checkpoint": tmp_path / "state.safetensors", "checkpoint_seconds": 0.0, "every": 2}
+    with pytest.raises(KeyboardInterrupt):
+        made().fit(data, 5, metrics=killed, at_start=True, **kept)
+    assert_same_run(made().fit(data, 5, metrics=outputs, at_start=True, **kept), found, 6)
+    with pytest.raises(InputError, match="at_start: true -> absent"):
+        made().fit(data, 5, metrics=outputs, **kept)
+
+
 def test_view_applies_functions_to_runs():
     def check(view):
         own = torch.arange(len(view.runs)).float()[:, None, None].expand(-1, 4, 3)
@@ -680,6 +722,7 @@ def test_runs_must_have_one_shape():
         (lambda: Data([object()]), "tensors must be a tensor or an array, got list"),
         (lambda: Data(torch.ones(3), batch_size=1.5), "batch_size must be an integer"),
         (lambda: Data(torch.ones(3), batch_size=4), "batch_size must be from 1 to the 3 examples"),
+        (lambda: Data(torch.ones(3), batch_size=1, shuffle="no"), "shuffle must be True or False"),
         (lambda: Data(torch.ones(2, 3), of_run=[0, 2]), "numbers from 0 to 1"),
     ],
 )

@@ -158,9 +158,18 @@ def test_what_is_no_text_is_a_sentence(tmp_path):
     path.write_text("too short")
     with pytest.raises(InputError, match=r"text must have at least 6,664 characters, but .* has 9"):
         corpus(small(text=str(path)))
+    path.write_text("a" * 49 * 140)
+    with pytest.raises(InputError, match=r"text must have two different characters, but .* one"):
+        corpus(small(text=str(path)))
     path.write_bytes(b"\xff\xfe\xfd")
     with pytest.raises(InputError, match="text must be UTF-8"):
         corpus(small(text=str(path)))
+
+
+def test_a_files_batch_may_exceed_the_number_of_generated_texts(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("ab" * 49 * 84)
+    assert len(corpus(small(text=str(path), batch=20, texts=16).checked()).tuning.tokens) == 20
 
 
 # The training.
@@ -243,6 +252,13 @@ def test_runs_do_not_depend_on_their_company():
     torch.testing.assert_close(together, alone, rtol=1e-3, atol=0)
 
 
+def test_where_nothing_is_trained_the_probe_does_not_change_by_a_bit():
+    config = small(window=(-30.0, -20.0, -30.0, -20.0), width=16, pretraining=20)
+    texts = corpus(config)
+    found = train(config, texts, pretrain(config, texts, None), cells(config)[:20]).scalars
+    assert torch.equal(found["probe_before"], found["probe_after"])
+
+
 def test_without_pretraining_the_start_is_that_of_initialise():
     start = pretrain(small(pretraining=0), corpus(small()), None)
     assert not start["head.weight"].any()
@@ -292,6 +308,15 @@ def test_a_straight_boundary_gets_the_published_rules_dimension_and_an_honest_on
     assert found.disagreeing is None
 
 
+@pytest.mark.parametrize("converged", [True, False])
+def test_one_run_unlike_all_others_is_not_called_none(converged):
+    config = small()
+    after = torch.full((17, 17), 1.5 if converged else 0.5)
+    after[0, 0] = 0.5 if converged else 1.5
+    found = find(config, planted(config, probe_after=after), cells(config))
+    assert found.boundaries[0].reason == "the boundary has too few cells for a fit"
+
+
 @pytest.mark.parametrize(
     ("protocol", "before", "after"),
     [("fixed", "probe_before", "probe_after"), ("published", "first_loss", "last_loss")],
@@ -315,6 +340,29 @@ def test_cells_that_depend_on_the_seed_are_counted():
     assert found.disagreeing == pytest.approx(4 / 17)
     assert found.band == pytest.approx(4 * 0.25)
     assert "all of the runs converged" in report.text(config, found, corpus(config))
+
+
+def test_runs_that_weight_decay_alone_makes_diverge_are_told():
+    config = small(window=(-4.0, 0.0, -4.0, 4.0))  # rates of the head by half decades
+    lost = torch.full((17, 17), 0.5)
+    lost[:, 11:] = math.nan  # 31.6 and more; 1 - 0.1 x 31.6 < -1 < 1 - 0.1 x 10
+    found = find(config, planted(config, last_loss=lost, probe_after=lost), cells(config))
+    first = report.verdict(config, found)[0]
+    assert first.startswith("35.3 % of the runs diverged")
+    assert "100 % of them at rates of the head above 20, where AdamW's weight decay" in first
+    lost[:, 11:], lost[:, 10] = 0.5, math.nan
+    found = find(config, planted(config, last_loss=lost, probe_after=lost), cells(config))
+    assert report.verdict(config, found)[0].endswith("to losses that are not finite.")
+
+
+def test_the_weights_of_a_head_grow_by_decay_alone_beyond_its_limit():
+    config = small(window=(-4.0, 0.0, -4.0, 4.0), schedule="constant", steps=60, pretraining=0)
+    texts = corpus(config)
+    start = pretrain(config, texts, None)
+    found = train(config, texts, start, [cells(config)[10], cells(config)[13]])
+    calm, wild = found.scalars["probe_after"][:, 0].tolist()  # rates of 10 and 316
+    assert math.isfinite(calm)
+    assert math.isnan(wild)
 
 
 def test_rows_are_the_matrices_rates():
@@ -369,6 +417,22 @@ def test_a_run_writes_what_it_says_and_goes_on_where_it_was(tmp_path, monkeypatc
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_a_folder_does_not_go_on_with_another_text(tmp_path, monkeypatch):
+    path = tmp_path / "text.txt"
+    path.write_text("ab" * 49 * 70)
+    config = small(text=str(path), group=17 * 17)
+
+    def stopped(*_):
+        raise RuntimeError
+
+    monkeypatch.setattr(experiment, "train", stopped)
+    with pytest.raises(RuntimeError):
+        experiment.run(config, tmp_path / "runs")
+    path.write_text("ba" * 49 * 70)
+    with pytest.raises(InputError, match=r'\(SHA-256 of the text: "\w{64}" -> "\w{64}"\)'):
+        experiment.run(config, tmp_path / "runs")
+
+
 @pytest.mark.parametrize("protocol", ["fixed", "published"])
 def test_figure_has_room_for_its_words(protocol):
     config = small(protocol=protocol)
@@ -386,7 +450,10 @@ def test_figure_has_room_for_its_words(protocol):
         (["--protocol", "published", "--seeds", "2"], "seeds must be 1 in the published protocol"),
         (["--width", "10", "--heads", "4"], "width must be a multiple of twice heads = 4, got 10"),
         (["--batch", "4000"], "batch must be at most texts = 2000, got 4000"),
-        (["--soft-cap", "-1"], "soft_cap must be at least 0, got -1.0"),
+        (["--soft-cap", "-1"], "soft_cap must be 0 or from 1e-06 to 1e+06, got -1.0"),
+        (["--soft-cap", "inf"], "soft_cap must be 0 or from 1e-06 to 1e+06, got inf"),
+        (["--soft-cap", "nan"], "soft_cap must be 0 or from 1e-06 to 1e+06, got nan"),
+        (["--soft-cap", "1e300"], "soft_cap must be 0 or from 1e-06 to 1e+06, got 1e+300"),
         (["--seed", "-1"], "seed must be an integer from 0"),
         (["--optimizer", "lion"], "lion"),
     ],

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fractalkern.ensemble.randomness import ORDER_STREAM, key_words
-from fractalkern.errors import InputError
+from fractalkern.errors import InputError, InputTypeError
 from fractalkern.ops._inputs import as_tensor, require_whole
 from fractalkern.random import philox4x32
 
@@ -28,7 +28,7 @@ class Data:
 
     Raises:
         InputError: tensors that do not go together, a data set that is not there, a wrong batch.
-        InputTypeError: what is no tensor, or no integer.
+        InputTypeError: what is no tensor, no integer, or no bool.
 
     >>> import torch
     >>> from fractalkern.ensemble import Data
@@ -71,6 +71,8 @@ class Data:
                     f"Data: batch_size must be from 1 to the {self.examples} examples, "
                     f"got {batch_size}"
                 )
+        if not isinstance(shuffle, bool):
+            raise InputTypeError(f"Data: shuffle must be True or False, got {shuffle!r}")
         self.batch_size = batch_size
         self.shuffle = shuffle and batch_size is not None
         self._epoch = -1

@@ -183,6 +183,7 @@ class Ensemble:
         *,
         metrics: Metrics | None = None,
         every: int = 1,
+        at_start: bool = False,
         only: Sequence[int] | None = None,
         progress: str | None = None,
         checkpoint: Path | str | None = None,
@@ -196,6 +197,8 @@ class Ensemble:
             steps: how many.
             metrics: called when `every` steps more are done, after the update.
             every: steps from one call of `metrics` to the next.
+            at_start: whether `metrics` are also called before the first step, with losses that are
+                NaN: to the last bit what they would be later if nothing were trained.
             only: the numbers of the runs to train; the others are NaN in the result.
             progress: a title; shows runs, steps and the time left on stderr.
             checkpoint: a file to keep the state in; if it is there, training goes on from it, to
@@ -223,11 +226,11 @@ class Ensemble:
         if checkpoint is not None:
             if not isinstance(checkpoint, str | os.PathLike):
                 raise InputTypeError(f"{OP}: checkpoint must be a path, got {checkpoint!r}")
-            bound = self._settings(data, steps, every, chosen, config)
+            bound = self._settings(data, steps, every, at_start, chosen, config)
             seconds = as_number(OP, "checkpoint_seconds", checkpoint_seconds)
             kept = Checkpoint(checkpoint, bound, seconds)
         width, chunks = self._chunks(chosen, data)
-        recorder = Recorder(self.runs, steps, every, self._record(chunks, width))
+        recorder = Recorder(self.runs, steps, every, self._record(chunks, width), at_start)
         first, rows = 0, None
         if kept is not None and kept.path.exists():
             first = kept.load(recorder)
@@ -240,6 +243,7 @@ class Ensemble:
             for number in range(first, len(chunks)):
                 if rows is None:
                     rows = self._begin(*arranged(chunks[number], width), width)
+                    self._measure_start(rows, metrics, recorder)
                 while rows.step < steps and len(rows):
                     self._step(rows, data, metrics, recorder)
                     shown.advance(len(chunks[number]))
@@ -293,6 +297,7 @@ class Ensemble:
         *,
         metrics: Metrics | None = None,
         every: int = 1,
+        at_start: bool = False,
     ) -> Result:
         """Trains one run alone as it was trained with others: the same bits on the same machine.
 
@@ -303,6 +308,7 @@ class Ensemble:
             steps: as then.
             metrics: as then.
             every: as then.
+            at_start: as then.
 
         Raises:
             InputError: a run that is not in `record`; a `record` that is of no result.
@@ -318,8 +324,9 @@ class Ensemble:
         _require_function("metrics", metrics)
         self._prepare(data)
         place = chunk.index(run) % width
-        recorder = Recorder(self.runs, steps, every, self._record([[run]], width))
+        recorder = Recorder(self.runs, steps, every, self._record([[run]], width), at_start)
         rows = self._begin([run] * width, [row == place for row in range(width)], width)
+        self._measure_start(rows, metrics, recorder)
         while rows.step < steps and len(rows):
             self._step(rows, data, metrics, recorder)
         recorder.keep(rows, rows.live)
@@ -328,9 +335,17 @@ class Ensemble:
     def _step(self, rows: Rows, data: Data, metrics: Metrics | None, recorder: Recorder) -> None:
         losses = self.rules.step(rows, data, recorder)
         if metrics is not None and rows.step % recorder.every == 0 and len(rows):
-            values = metrics(View(rows, self.rules, losses))
-            _require_stacks(values, len(rows))
-            recorder.measure(rows, values)
+            self._measure(rows, metrics, losses, recorder)
+
+    def _measure_start(self, rows: Rows, metrics: Metrics | None, recorder: Recorder) -> None:
+        if metrics is not None and recorder.at_start:
+            losses = torch.full((len(rows),), torch.nan, device=self.device)
+            self._measure(rows, metrics, losses, recorder)
+
+    def _measure(self, rows: Rows, metrics: Metrics, losses: Tensor, recorder: Recorder) -> None:
+        values = metrics(View(rows, self.rules, losses))
+        _require_stacks(values, len(rows))
+        recorder.measure(rows, values)
 
     def _prepare(self, data: Data) -> None:
         if not isinstance(data, Data):
@@ -373,7 +388,13 @@ class Ensemble:
         }
 
     def _settings(
-        self, data: Data, steps: int, every: int, chosen: list[int], config: Mapping[str, Any]
+        self,
+        data: Data,
+        steps: int,
+        every: int,
+        at_start: bool,
+        chosen: list[int],
+        config: Mapping[str, Any],
     ) -> dict[str, Any]:
         """What a checkpoint is bound to, as JSON values."""
         names = {name: list(p.shape) for name, p in trainable(self._template).items()}
@@ -391,6 +412,7 @@ class Ensemble:
             "data": data.digest(),
             "steps": steps,
             "every": every,
+            **({"at_start": True} if at_start else {}),
             "runs": chosen,
             "device": str(self.device),
             "kernel": "vmap" if self.rules.dense is None else "dense",

@@ -31,11 +31,14 @@ class Series:
 class Recorder:
     """Series of every kind, and the steps in which runs froze."""
 
-    def __init__(self, runs: int, steps: int, every: int, record: dict[str, Any]) -> None:
-        self.steps, self.every, self.record = steps, every, record
+    def __init__(
+        self, runs: int, steps: int, every: int, record: dict[str, Any], at_start: bool = False
+    ) -> None:
+        self.steps, self.every, self.record, self.at_start = steps, every, record, at_start
+        self.times = list(range(0 if at_start else every, steps + 1, every))
         self.series = {
             "scalars": Series(runs, steps),
-            "metrics": Series(runs, steps // every),
+            "metrics": Series(runs, len(self.times)),
             "parameters": Series(runs, 1),
             "buffers": Series(runs, 1),
         }
@@ -48,8 +51,8 @@ class Recorder:
             self.series["scalars"].put(name, rows.runs[live], rows.step, values[live])
 
     def measure(self, rows: Rows, values: Mapping[str, Tensor]) -> None:
-        """Metrics `[rows, ...]` after the step just done."""
-        place = rows.step // self.every - 1
+        """Metrics `[rows, ...]` after the step just done, or before the first."""
+        place = rows.step // self.every - (not self.at_start)
         for name, value in values.items():
             self.series["metrics"].put(name, rows.runs[rows.live], place, value[rows.live])
 
@@ -72,7 +75,7 @@ class Recorder:
             losses=scalars.pop("loss"),
             scalars=scalars,
             metrics=values["metrics"],
-            times=list(range(self.every, self.steps + 1, self.every)),
+            times=self.times,
             frozen_at=self.frozen_at,
             parameters={name: stack[:, 0] for name, stack in values["parameters"].items()},
             buffers={name: stack[:, 0] for name, stack in values["buffers"].items()},

@@ -22,7 +22,7 @@ class View:
 
     Attributes:
         rows: the state.
-        losses: `[rows]`, of the step just done, before its update.
+        losses: `[rows]`, of the step just done, before its update; NaN before the first.
     """
 
     def __init__(self, rows: Rows, rules: Rules, losses: Tensor) -> None:

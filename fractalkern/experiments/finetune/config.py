@@ -24,6 +24,8 @@ _LEAST_RESOLUTION = 17
 _MOST = {"resolution": 512, "width": 10**4, "layers": 100, "steps": 10**6, "pretraining": 10**6,
          "texts": 10**7, "seeds": 10**3}  # fmt: skip
 _EXPONENT_LIMIT = 30.0
+# Far beyond both, z / c or c itself leaves float32 and every logit is NaN.
+_LEAST_CAP, _LARGEST_CAP = 1e-6, 1e6
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class FinetuneConfig:
                 raise InputError(f"{name} must be at most {largest:,}, got {getattr(self, name)}")
         if self.protocol == "published" and self.seeds != 1:
             raise InputError(f"seeds must be 1 in the published protocol, got {self.seeds}")
-        if self.batch > self.texts:
+        if not self.text and self.batch > self.texts:  # the file's own are counted when it is read
             raise InputError(f"batch must be at most texts = {self.texts}, got {self.batch}")
         if self.width % (2 * self.heads):
             raise InputError(
@@ -115,8 +117,11 @@ class FinetuneConfig:
             )
         if not 0 <= self.seed < 2**60:
             raise InputError(f"seed must be an integer from 0 to 2^60 - 1, got {self.seed}")
-        if not 0 <= self.soft_cap < math.inf:
-            raise InputError(f"soft_cap must be at least 0, got {self.soft_cap}")
+        if self.soft_cap and not _LEAST_CAP <= self.soft_cap <= _LARGEST_CAP:
+            raise InputError(
+                f"soft_cap must be 0 or from {_LEAST_CAP:g} to {_LARGEST_CAP:g}, "
+                f"got {self.soft_cap}"
+            )
         for number in (0, 1):
             low, high = self.window[2 * number : 2 * number + 2]
             if not -_EXPONENT_LIMIT <= low < high <= _EXPONENT_LIMIT:

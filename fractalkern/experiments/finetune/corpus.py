@@ -1,5 +1,6 @@
 """What the model is trained on: characters, and which of them a loss counts."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +30,14 @@ class Corpus:
     """Characters by number, and three sets of texts of one length.
 
     Attributes:
+        digest: SHA-256 of the text file; empty for generated texts.
         alphabet: the characters.
         base: what is learnt first; every character counts.
         tuning: what the grid is trained on.
         probe: texts of the same kind that are not trained on.
     """
 
+    digest: str
     alphabet: str
     base: Texts
     tuning: Texts
@@ -66,6 +69,7 @@ def _of_records(config: FinetuneConfig) -> Corpus:
     )
     documents = [(one.document + records.END, 0) for one in base]
     return Corpus(
+        "",
         records.ALPHABET,
         _encoded(documents, records.ALPHABET, records.LONGEST),
         *(
@@ -96,6 +100,8 @@ def _of_file(config: FinetuneConfig) -> Corpus:
     except UnicodeDecodeError as error:
         raise InputError(f"text must be UTF-8, but {path}: {error}") from error
     alphabet = "".join(sorted(set(text)))
+    if len(alphabet) == 1:  # is foretold without a loss
+        raise InputError(f"text must have two different characters, but {path} has only one")
     number = {character: place for place, character in enumerate(alphabet)}
     length = records.LONGEST
     rows = torch.tensor([number[character] for character in text])
@@ -109,4 +115,5 @@ def _of_file(config: FinetuneConfig) -> Corpus:
     half = len(rows) // 2
     parts = rows[:half], rows[half : half + tuned], rows[half + tuned : half + tuned + _PROBES]
     every = (Texts(part, torch.ones_like(part, dtype=torch.bool)) for part in parts)
-    return Corpus(alphabet, *every)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Corpus(digest, alphabet, *every)

@@ -21,7 +21,7 @@ class Boundary:
     """The boundary of one seed's labels.
 
     Attributes:
-        published: by the rule of the original; None where there is no boundary.
+        published: by the rule of the original; None where the boundary allows none.
         results: beside each null, by its name; empty where the boundary allows no fit.
         reason: why something is missing, or empty.
         published_pixels: cells that the original counts as boundary.
@@ -88,13 +88,18 @@ def _boundary(mask: Tensor) -> Boundary:
     try:
         published = estimate_dimension(mask, estimator="fllm")
     except DegenerateBoundaryError:
-        which = "all" if mask.all() else "none"
-        return Boundary(None, {}, f"{which} of the runs converged", pixels)
+        return Boundary(None, {}, _why_no_fit(mask), pixels)
     try:
         results = {null: estimate_dimension(mask, null=null) for null in NULLS}
     except DegenerateBoundaryError:
-        return Boundary(published, {}, "the boundary has too few cells for a fit", pixels)
+        return Boundary(published, {}, _why_no_fit(mask), pixels)
     return Boundary(published, results, "", pixels)
+
+
+def _why_no_fit(mask: Tensor) -> str:
+    if mask.all() or not mask.any():
+        return f"{'all' if mask.all() else 'none'} of the runs converged"
+    return "the boundary has too few cells for a fit"
 
 
 def _line(n: int) -> tuple[float, float]:

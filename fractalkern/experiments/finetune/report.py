@@ -2,11 +2,14 @@
 
 import math
 
+import torch
+
 from fractalkern.dimension import DimensionResult
 from fractalkern.experiments.finetune.config import FinetuneConfig
 from fractalkern.experiments.finetune.corpus import Corpus
 from fractalkern.experiments.finetune.findings import Boundary, Findings
 from fractalkern.experiments.finetune.reference import PUBLISHED
+from fractalkern.experiments.finetune.training import HEAD_DECAY
 from fractalkern.experiments.study import Study
 from fractalkern.experiments.study.scalars import finite
 
@@ -70,13 +73,7 @@ def text(config: FinetuneConfig, found: Findings, corpus: Corpus) -> str:
 
 def verdict(config: FinetuneConfig, found: Findings) -> list[str]:
     """What the grid says, a sentence each."""
-    lines = []
-    stable = float(found.stable.double().mean())
-    lines.append(
-        "Every loss stayed finite: nothing diverged, so what is mapped is no boundary of stability."
-        if stable == 1
-        else f"{100 * (1 - stable):.1f} % of the runs diverged to losses that are not finite."
-    )
+    lines = [_divergence(config, found)]
     for seed, boundary in enumerate(found.boundaries, config.seed):
         lines.append(f"Seed {seed}: {_sentence(boundary)}")
     if found.disagreeing is not None:
@@ -90,6 +87,29 @@ def verdict(config: FinetuneConfig, found: Findings) -> list[str]:
         f"edges of {config.resolution} x {config.resolution} cells, by which row they lie along."
     )
     return lines
+
+
+def _divergence(config: FinetuneConfig, found: Findings) -> str:
+    diverged = ~found.stable
+    if not diverged.any():
+        return (
+            "Every loss stayed finite: nothing diverged, so what is mapped is no boundary of "
+            "stability."
+        )
+    # AdamW multiplies the head by 1 - rate x decay in each step, whatever the gradient.
+    limit = 2 / (HEAD_DECAY * config.head_factor)
+    beyond = diverged[:, :, torch.tensor(config.axis(1)) > limit]
+    what = (
+        f"{100 * float(diverged.double().mean()):.1f} % of the runs diverged to losses that are "
+        "not finite"
+    )
+    if beyond.any():
+        share = 100 * float(beyond.sum()) / float(diverged.sum())
+        what += (
+            f", {share:.0f} % of them at rates of the head above {limit:.3g}, where AdamW's weight "
+            f"decay of {HEAD_DECAY:g} alone makes its weights grow"
+        )
+    return what + "."
 
 
 def _sentence(boundary: Boundary) -> str:
@@ -140,7 +160,7 @@ def _what(config: FinetuneConfig, corpus: Corpus) -> str:
         f"({of}) for each of {config.resolution} x {config.resolution} pairs of rates and "
         f"{config.seeds} order{'s' * (config.seeds > 1)} of the data. Matrices of the blocks: "
         f"{optimizer}; head: AdamW; embedding frozen; {config.schedule} schedule behind a warm-up "
-        f"of {config.warmup} steps.{factor} {judged}"
+        f"of {config.warmup} step{'s' * (config.warmup > 1)}.{factor} {judged}"
     )
 
 

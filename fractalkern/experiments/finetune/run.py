@@ -32,8 +32,10 @@ def run(config: FinetuneConfig, out: Path, tracker: Tracker | None = None) -> st
     texts = corpus(config)
     everything = cells(config)
     groups = [everything[i : i + config.group] for i in range(0, len(everything), config.group)]
-    with Study(out, KIND, config, [Part("the model before", ()), *map(_part, groups)],
-               tracker=tracker) as study:  # fmt: skip
+    # Of a file the settings know the path alone.
+    inputs = {"SHA-256 of the text": texts.digest} if texts.digest else {}
+    parts = [Part("the model before", ()), *map(_part, groups)]
+    with Study(out, KIND, config, parts, inputs=inputs, tracker=tracker) as study:
         for number in study.missing():
             started = time.perf_counter()
             title = f"{KIND} part {number} of {len(groups)}"
@@ -42,13 +44,13 @@ def run(config: FinetuneConfig, out: Path, tracker: Tracker | None = None) -> st
                 study.commit(0, {}, start, time.perf_counter() - started)
                 continue
             start = study.load(0)[1]
-            found = train(config, texts, start, groups[number - 1], title)
-            study.commit(number, {"run": found}, {}, time.perf_counter() - started)
-        parts = [study.load(number)[0]["run"] for number in range(1, len(groups) + 1)]
+            series = train(config, texts, start, groups[number - 1], title)
+            study.commit(number, {"run": series}, {}, time.perf_counter() - started)
+        found = [study.load(number)[0]["run"] for number in range(1, len(parts))]
         scalars = {
-            name: torch.cat([one.scalars[name] for one in parts]) for name in parts[0].scalars
+            name: torch.cat([one.scalars[name] for one in found]) for name in found[0].scalars
         }
-        findings = find(config, Series(parts[0].steps, scalars), everything)
+        findings = find(config, Series(found[0].steps, scalars), everything)
         text = report.text(config, findings, texts)
         pictures = {"grids.png": figures.grids(config, findings)}
         study.finish(report.summary(config, findings, study), text, pictures)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from fractalkern.ensemble import SGD, AdamW, Data, Ensemble, Muon, Schedule
@@ -14,7 +13,8 @@ from fractalkern.experiments.finetune.model import Transformer, initialise
 from fractalkern.experiments.study import Series
 from fractalkern.experiments.token_loss import spoken_loss
 
-_BETAS, _EPSILON, _HEAD_DECAY = (0.8, 0.95), 1e-10, 0.1
+HEAD_DECAY = 0.1
+_BETAS, _EPSILON = (0.8, 0.95), 1e-10
 _LAST = 20  # training losses that the published criterion averages
 # Of the training before the grid: batch, Muon's rate, AdamW's of embedding and head.
 _FIRST_BATCH, _FIRST_RATE, _FIRST_OTHER_RATE = 32, 0.02, 3e-3
@@ -88,11 +88,11 @@ def train(
     some: Sequence[Cell],
     title: str | None = None,
 ) -> Series:
-    """The scalars of some runs of one seed's order.
+    """The scalars of some runs of the grid.
 
     first_loss and last_loss are of the training: of the first batch, and the mean of the last
-    twenty; probe_before and probe_after of texts that are not trained on. NaN where a loss was not
-    finite.
+    twenty; probe_before and probe_after of texts that are not trained on. NaN from where a
+    loss, gradient or weight was not finite.
     """
     model = _model(config, corpus)
     model.load_state_dict(start)
@@ -104,7 +104,7 @@ def train(
         spoken_loss,
         [
             (_is_of_block, _of_blocks(config, matrix_rates)),
-            (_is_any, AdamW(lr=head_rates, betas=_BETAS, eps=_EPSILON, weight_decay=_HEAD_DECAY)),
+            (_is_any, AdamW(lr=head_rates, betas=_BETAS, eps=_EPSILON, weight_decay=HEAD_DECAY)),
         ],
         seeds=[cell.seed for cell in some],
         schedule=_schedule(config),
@@ -121,19 +121,18 @@ def train(
         config.steps,
         metrics=lambda view: {"probe": view.apply(spoken_loss, *probe)},
         every=config.steps,
+        at_start=True,  # as after: where nothing is trained the two are equal, on any device
         progress=title,
     )
     losses = result.losses.double()
-    with torch.no_grad():
-        before = spoken_loss(model.to(config.device), *probe).double().cpu()
-    after = result.metrics.get("probe", torch.full((len(some), 1), torch.nan)).double()
+    probed = result.metrics["probe"].double()
     return Series(
         [config.steps],
         {
             "first_loss": losses[:, :1],
             "last_loss": losses[:, -min(_LAST, config.steps) :].mean(dim=1, keepdim=True),
-            "probe_before": before.expand(len(some), 1),
-            "probe_after": after,
+            "probe_before": probed[:, :1],
+            "probe_after": probed[:, 1:],
         },
     )
 

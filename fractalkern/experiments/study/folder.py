@@ -49,10 +49,12 @@ class Study:
     """An open run folder; a context manager.
 
     Args:
-        out: made if absent; must be empty or hold a study of the same kind, settings and parts.
+        out: made if absent; must be empty or hold a study of the same kind, settings, parts and
+            inputs.
         kind: the name of the experiment and of its verb.
         config: a frozen dataclass that `settings.to_toml` can write.
         parts: what there is to compute.
+        inputs: what else the results depend on, such as the digest of a file, as JSON values.
         tracker: where the scalars go besides.
 
     Finished parts that are found altered are named on stderr and computed again.
@@ -81,11 +83,12 @@ class Study:
         config: Any,
         parts: Sequence[Part],
         *,
+        inputs: Mapping[str, object] | None = None,
         tracker: Tracker | None = None,
     ) -> None:
         self.out, self.kind, self.parts = out, kind, list(parts)
         self._tracker = tracker
-        self._store = Store(out, kind, _identity(config, self.parts))
+        self._store = Store(out, kind, _identity(config, self.parts, inputs or {}))
         for damage in self._store.damaged:
             print(f"{damage}; computing it again", file=sys.stderr)
         try:
@@ -222,11 +225,14 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
     write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
-def _identity(config: Any, parts: Sequence[Part]) -> dict[str, object]:
+def _identity(
+    config: Any, parts: Sequence[Part], inputs: Mapping[str, object]
+) -> dict[str, object]:
     """Everything that the results depend on, which a resumed study must share."""
     info = build_info()
     return {
         **dataclasses.asdict(config),
+        **inputs,
         "parts": [part.name for part in parts],
         "fractalkern": info["version"],
         "instruction_set": info["instruction_set"],
