@@ -436,7 +436,7 @@ def test_metrics_at_the_start_are_those_of_the_start(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         made().fit(data, 5, metrics=killed, at_start=True, **kept)
     assert_same_run(made().fit(data, 5, metrics=outputs, at_start=True, **kept), found, 6)
-    with pytest.raises(InputError, match="at_start: true -> absent"):
+    with pytest.raises(InputError, match="at_start: true -> false"):
         made().fit(data, 5, metrics=outputs, **kept)
 
 

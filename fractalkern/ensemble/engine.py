@@ -412,7 +412,7 @@ class Ensemble:
             "data": data.digest(),
             "steps": steps,
             "every": every,
-            **({"at_start": True} if at_start else {}),
+            "at_start": at_start,
             "runs": chosen,
             "device": str(self.device),
             "kernel": "vmap" if self.rules.dense is None else "dense",

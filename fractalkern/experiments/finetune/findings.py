@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fractalkern.dimension import DimensionResult, estimate_dimension
-from fractalkern.edges import dilation_xor_erosion
+from fractalkern.edges import boundary, dilation_xor_erosion
 from fractalkern.errors import DegenerateBoundaryError
 from fractalkern.experiments.finetune.config import FinetuneConfig
 from fractalkern.experiments.finetune.training import Cell
@@ -45,7 +45,8 @@ class Findings:
         line: least and largest dimension that the original's rule gives to straight edges along a
             row of the middle half of a mask of this size.
         disagreeing: share of the cells whose label depends on the seed; None for one seed.
-        band: decades of the matrices' rate in which it does, the mean over the head's rates.
+        band: those cells over the cells of the boundary, the mean over the seeds: about how many
+            cells wide the band is in which labels depend on the seed.
     """
 
     scalars: dict[str, Tensor]
@@ -77,8 +78,8 @@ def find(config: FinetuneConfig, series: Series, cells: list[Cell]) -> Findings:
     if config.seeds > 1:
         differ = converged.any(dim=0) & ~converged.all(dim=0)
         disagreeing = float(differ.double().mean())
-        step = (config.window[1] - config.window[0]) / (n - 1)
-        band = float(differ.sum(dim=0).double().mean()) * step
+        cells_of_boundary = float(boundary(converged, spatial_dims=2).sum()) / config.seeds
+        band = float(differ.sum()) / max(cells_of_boundary, 1)
     boundaries = [_boundary(mask) for mask in converged]
     return Findings(scalars, converged, stable, boundaries, _line(n), disagreeing, band)
 

@@ -27,8 +27,7 @@ def summary(config: FinetuneConfig, found: Findings, study: Study) -> dict[str, 
         "boundaries": [_json(boundary) for boundary in found.boundaries],
         "published_rule_on_straight_edges": list(found.line),
         "share_of_cells_whose_label_depends_on_the_seed": found.disagreeing,
-        "decades_of_the_matrices_rate_in_which_it_does": found.band,
-        "run_steps_per_second": runs * config.steps / max(study.compute_seconds(), 1e-9),
+        "width_in_cells_of_the_band_in_which_it_does": found.band,
         "compute_seconds": study.compute_seconds(),
         "seconds": study.seconds(),
     }
@@ -74,13 +73,19 @@ def text(config: FinetuneConfig, found: Findings, corpus: Corpus) -> str:
 def verdict(config: FinetuneConfig, found: Findings) -> list[str]:
     """What the grid says, a sentence each."""
     lines = [_divergence(config, found)]
+    if config.protocol == "published":
+        lines.append(
+            f"At the lowest pair of rates, which trains least, the last batches have "
+            f"{float(found.ratio[0, 0, 0]):.3f} times the loss of the first: about what the "
+            f"criterion reads off the order of the data alone."
+        )
     for seed, boundary in enumerate(found.boundaries, config.seed):
         lines.append(f"Seed {seed}: {_sentence(boundary)}")
     if found.disagreeing is not None:
         lines.append(
             f"{100 * found.disagreeing:.1f} % of the cells converge with one order of the data and "
-            f"not with another; along a column that is {found.band:.2f} decades of the matrices' "
-            f"rate. Structure finer than that is of the order, not of the rates."
+            f"not with another, {found.band:.2g} for each cell of the boundary. Structure finer "
+            f"than so many cells is of the order, not of the rates."
         )
     lines.append(
         f"The original's rule gives D = {found.line[0]:.2f} to {found.line[1]:.2f} to straight "
@@ -203,7 +208,7 @@ def _reference(found: Findings) -> str:
     ]
     for grid in PUBLISHED:
         edges = "no picture" if grid.sign_edges is None else f"{grid.sign_edges:.3f}"
-        row = grid.name, f"{grid.converged:.1f} %", f"{grid.pixels:,}", f"{grid.dimension:g}", edges
+        row = grid.name, f"{grid.converged:.1f} %", f"{grid.pixels:,}", f"{grid.dimension}", edges
         lines.append(f"| {' | '.join(row)} |")
     lines.append(
         "\nIts rule counts converged cells at the frame as boundary and adds 1 to each count. The "
