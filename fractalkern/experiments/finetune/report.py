@@ -208,7 +208,7 @@ def _reference(found: Findings) -> str:
     ]
     for grid in PUBLISHED:
         edges = "no picture" if grid.sign_edges is None else f"{grid.sign_edges:.3f}"
-        row = grid.name, f"{grid.converged:.1f} %", f"{grid.pixels:,}", f"{grid.dimension}", edges
+        row = grid.name, f"{grid.converged:.1f} %", f"{grid.pixels:,}", grid.dimension, edges
         lines.append(f"| {' | '.join(row)} |")
     lines.append(
         "\nIts rule counts converged cells at the frame as boundary and adds 1 to each count. The "
