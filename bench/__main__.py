@@ -9,6 +9,7 @@ from bench import (
     bench_criticality,
     bench_dimension,
     bench_ensemble,
+    bench_finetune,
     bench_fractal_noise,
     bench_genesis,
     bench_power_iteration,
@@ -27,6 +28,7 @@ MODULES = (
     bench_power_iteration,
     bench_criticality,
     bench_ensemble,
+    bench_finetune,
 )
 BENCHES = {module.KERNEL: module for module in MODULES}
 

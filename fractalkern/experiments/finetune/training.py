@@ -94,30 +94,10 @@ def train(
     twenty; probe_before and probe_after of texts that are not trained on. NaN from where a
     loss, gradient or weight was not finite.
     """
-    model = _model(config, corpus)
-    model.load_state_dict(start)
-    model.embedding.weight.requires_grad_(False)
-    matrix_rates = [cell.matrix_rate for cell in some]
-    head_rates = [config.head_factor * cell.head_rate for cell in some]
-    ensemble = Ensemble(
-        model,
-        spoken_loss,
-        [
-            (_is_of_block, _of_blocks(config, matrix_rates)),
-            (_is_any, AdamW(lr=head_rates, betas=_BETAS, eps=_EPSILON, weight_decay=HEAD_DECAY)),
-        ],
-        seeds=[cell.seed for cell in some],
-        schedule=_schedule(config),
-        device=config.device,
-    )
     probe = corpus.probe.tokens.to(config.device), corpus.probe.counted.to(config.device)
+    ensemble, data = together(config, corpus, start, some)
     result = ensemble.fit(
-        Data(
-            corpus.tuning.tokens,
-            corpus.tuning.counted,
-            batch_size=config.batch,
-            shuffle=config.protocol == "fixed",
-        ),
+        data,
         config.steps,
         metrics=lambda view: {"probe": view.apply(spoken_loss, *probe)},
         every=config.steps,
@@ -134,6 +114,34 @@ def train(
             "probe_before": probed[:, :1],
             "probe_after": probed[:, 1:],
         },
+    )
+
+
+def together(
+    config: FinetuneConfig, corpus: Corpus, start: dict[str, Tensor], some: Sequence[Cell]
+) -> tuple[Ensemble, Data]:
+    """Some runs of the grid before their first step, and what they train on."""
+    model = _model(config, corpus)
+    model.load_state_dict(start)
+    model.embedding.weight.requires_grad_(False)
+    matrix_rates = [cell.matrix_rate for cell in some]
+    head_rates = [config.head_factor * cell.head_rate for cell in some]
+    ensemble = Ensemble(
+        model,
+        spoken_loss,
+        [
+            (_is_of_block, _of_blocks(config, matrix_rates)),
+            (_is_any, AdamW(lr=head_rates, betas=_BETAS, eps=_EPSILON, weight_decay=HEAD_DECAY)),
+        ],
+        seeds=[cell.seed for cell in some],
+        schedule=_schedule(config),
+        device=config.device,
+    )
+    return ensemble, Data(
+        corpus.tuning.tokens,
+        corpus.tuning.counted,
+        batch_size=config.batch,
+        shuffle=config.protocol == "fixed",
     )
 
 
