@@ -460,7 +460,7 @@ def test_verdict_of_the_published_protocol_names_who_had_no_loss():
     said = " ".join(report.verdict(config, found))
     assert "a sum of 9 terms, but of 3 different ones, (0, 0), (1, 1) and (2, 2), each 3" in said
     assert "Without one: (1, 0) 12.00, (2, 0) 12.00, (2, 1) 12.00 and (2, 3) 12.00" in said
-    assert "4 of the 4 cannot predict" in said
+    assert "4 of the 4 are worse than guessing: untrained" in said
     assert "twin" not in said
 
 

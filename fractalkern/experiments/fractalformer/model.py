@@ -20,6 +20,7 @@ from torch import Tensor, nn
 ROTARY_BASE = 100.0
 _INNER = 4  # width of a layer's inner axis over the model's
 _EPSILON = 1e-6
+_UNSEEN = -2.38e38  # added to the score of a later token
 
 
 def normalised(x: Tensor, scale: Tensor) -> Tensor:
@@ -84,10 +85,10 @@ class Layer(nn.Module):
         self.up, self.up_bias = _uniform(width, inner), _uniform(width, inner, bias=True)
         self.down, self.down_bias = _uniform(inner, width), _uniform(inner, width, bias=True)
 
-    def forward(self, x: Tensor, cut: Cut, cosine: Tensor, sine: Tensor, hidden: Tensor) -> Tensor:
-        """`x` `[M, B, T, d]`; `hidden` bool `[T, T]`: what a query may not see."""
+    def forward(self, x: Tensor, cut: Cut, cosine: Tensor, sine: Tensor, mask: Tensor) -> Tensor:
+        """`x` `[M, B, T, d]`; `mask` `[T, T]` is added to the scores."""
         y = normalised(x.flatten(1, 2), cut.vector(self.before_attention))
-        added = self._attention(y, x.shape, cut, cosine, sine, hidden)
+        added = self._attention(y, x.shape, cut, cosine, sine, mask)
         x = x + F.dropout(added, self.dropout, self.training).view(x.shape)
         y = normalised(x.flatten(1, 2), cut.vector(self.before_network))
         gate = F.gelu(y @ cut.block(self.gate) + cut.vector(self.gate_bias))
@@ -97,7 +98,7 @@ class Layer(nn.Module):
         return summed
 
     def _attention(
-        self, y: Tensor, shape: torch.Size, cut: Cut, cosine: Tensor, sine: Tensor, hidden: Tensor
+        self, y: Tensor, shape: torch.Size, cut: Cut, cosine: Tensor, sine: Tensor, mask: Tensor
     ) -> Tensor:
         models, batch, length, _ = shape
         by_head = models, batch, self.heads, length, -1
@@ -108,7 +109,7 @@ class Layer(nn.Module):
         query, key = _turned(query, cosine, sine), _turned(key, cosine, sine)
         # All heads have the same keys: their queries stand below each other.
         scores = query.flatten(2, 3) @ key.squeeze(2).mT * query.shape[-1] ** -0.5
-        weights = scores.view(by_head).masked_fill(hidden, torch.finfo(y.dtype).min).softmax(dim=-1)
+        weights = (scores.view(by_head) + mask).softmax(dim=-1)
         mixed = (weights.flatten(2, 3) @ value.squeeze(2)).view(by_head)
         mixed = mixed.transpose(2, 3).reshape(models, batch * length, -1)
         attended: Tensor = mixed @ cut.from_heads(self.output, self.heads)
@@ -155,7 +156,7 @@ class FractalFormer(nn.Module):
 
     cosine: Tensor
     sine: Tensor
-    hidden: Tensor
+    mask: Tensor
 
     def __init__(
         self,
@@ -180,11 +181,11 @@ class FractalFormer(nn.Module):
         head = width // heads
         frequencies = ROTARY_BASE ** (-torch.arange(0, head, 2, dtype=torch.float64) / head)
         angles = torch.arange(context, dtype=torch.float64)[:, None] * frequencies
-        hidden = ~torch.ones(context, context, dtype=torch.bool).tril()
+        mask = torch.full((context, context), _UNSEEN).triu(1)
         for name, table in (
             ("cosine", angles.cos().float()),
             ("sine", angles.sin().float()),
-            ("hidden", hidden),
+            ("mask", mask),
         ):
             self.register_buffer(name, table, persistent=False)
 
@@ -201,7 +202,7 @@ class FractalFormer(nn.Module):
         tables = (
             self.cosine[:length, :: cut.parts],
             self.sine[:length, :: cut.parts],
-            self.hidden[:length, :length],
+            self.mask[:length, :length],
         )
         embedding = cut.columns(self.embedding)
         x = normalised(embedding, cut.vector(self.input_norm))[:, tokens]

@@ -112,8 +112,8 @@ def verdict(config: FractalFormerConfig, found: Findings) -> list[str]:
         above = [one for one in without if not _below(one, found)]
         lines.append(
             f"Without one: {_ends(without, found)}. "
-            f"{len(above)} of the {len(without)} cannot predict at all. Their weights did train, "
-            f"as parts of larger models, but nothing asked for predictions of their own."
+            f"{len(above)} of the {len(without)} are worse than guessing: untrained. Their weights "
+            f"did train, as parts of larger models, but nothing asked for predictions of their own."
         )
     elif all(_below(one, found) for one in with_loss):
         lines.append(f"So joint training does train all {len(with_loss)}.")

@@ -208,7 +208,7 @@ def prompt_length(config: FractalFormerConfig) -> int:
 
 def continued(model: FractalFormer, given: Tensor, submodel: SubModel, count: int) -> Tensor:
     """`given` `[T]` and `count` further tokens, each the likeliest behind the last `context`."""
-    context = model.hidden.shape[0]
+    context = model.mask.shape[0]
     tokens = given
     with torch.no_grad():
         for _ in range(count):
