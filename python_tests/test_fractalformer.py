@@ -492,6 +492,7 @@ def test_report_says_what_differs_from_the_original():
 def test_figure_has_room_for_its_words(config):
     ends = {one: [3.0 + one[0]] * config.seeds for one in ALL}
     ends[2, 1] = [100.0] * config.seeds
+    ends[2, 2] = [math.nan] * config.seeds
     twins = {level: [2.0 + level] * config.seeds for level in range(3)}
     found = find(config, 20, planted(config, ends, twins))
     assert_no_text_runs_off(figures.losses(config, found), edge=3)

@@ -1,7 +1,10 @@
 """Two panels: losses of the sub-models over the steps, and at the end beside their twins."""
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import matplotlib
-import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -70,48 +73,52 @@ def _curves(axes: Axes, config: FractalFormerConfig, found: Findings) -> None:
 
 
 def _ends(axes: Axes, config: FractalFormerConfig, found: Findings) -> None:
-    width = 0.38 if found.twins else 0.7
+    width = 0.42 if found.twins else 0.7
     shift = width / 2 if found.twins else 0.0
-    top = found.uniform
+    highest = [1e-3]
     for place, one in enumerate(config.submodels):
-        values = np.array(found.last(one))
-        hatch = None if config.weight(one) else "///"
-        axes.bar(place - shift, values.mean(), width, color=_colour(one), hatch=hatch,
-                 edgecolor="white")  # fmt: skip
-        axes.plot([place - shift] * len(values), values, "o", color="black", markersize=3)
-        tops = [values]
+        colour = _colour(one)
+        highest.append(
+            _bar(axes, place - shift, width, found.last(one), facecolor=colour, edgecolor="white",
+                 hatch=None if config.weight(one) else "///")
+        )  # fmt: skip
         if found.twins:
-            twins = np.array(found.last_of_twins(one[0]))
-            axes.bar(place + shift, twins.mean(), width, color="white", edgecolor=_colour(one),
-                     linewidth=1.5)  # fmt: skip
-            axes.plot([place + shift] * len(twins), twins, "o", color="black", markersize=3)
-            tops.append(twins)
-        highest = np.concatenate(tops)
-        highest = highest[np.isfinite(highest)]
-        if len(highest):
-            top = max(top, float(highest.max()))
-            axes.annotate(
-                f"{values.mean():.2f}",
-                (place - shift, float(highest.max())),
-                (0, 5),
-                textcoords="offset points",
-                ha="center",
-                fontsize=9,
+            twins = found.last_of_twins(one[0])
+            highest.append(
+                _bar(axes, place + shift, 0.9 * width, twins, facecolor="white", edgecolor=colour)
             )
-    axes.axhline(found.uniform, color=_GREY, linestyle=":")
-    axes.set_ylim(0, 1.25 * top)  # room for the legend
-    labels = [name(one) if config.weight(one) else f"{name(one)}\nno loss" for one in
-              config.submodels]  # fmt: skip
-    axes.set_xticks(range(len(config.submodels)), labels)
-    axes.set_xlabel("sub-model (level, model)")
-    axes.set_ylabel(f"final validation loss, {_UNIT}")
-    axes.set_title("After the last step; dots are seeds")
-    handles: list[Artist] = [Line2D([], [], color=_GREY, linestyle=":", label="guessing uniformly")]
+    top = 1.25 * max(highest)  # room for the legend
+    axes.set_ylim(0, top)
+    handles: list[Artist] = []
+    if found.uniform < top:
+        axes.axhline(found.uniform, color=_GREY, linestyle=":")
+        handles.append(Line2D([], [], color=_GREY, linestyle=":", label="guessing uniformly"))
     if found.twins:
         handles += [
             Patch(facecolor=_GREY, label="sub-model, trained jointly"),
             Patch(facecolor="white", edgecolor=_GREY, label="its twin, trained alone"),
         ]
-    axes.legend(handles=handles, loc="upper left", fontsize=9, ncols=2)
+    if handles:
+        axes.legend(handles=handles, loc="upper left", fontsize=9)
+    labels = [
+        name(one) if config.weight(one) else f"{name(one)}\nno loss" for one in config.submodels
+    ]
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_xlabel("sub-model (level, model)")
+    axes.set_ylabel(f"final validation loss, {_UNIT}")
+    axes.set_title("After the last step; dots are seeds, bars and numbers their means")
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
+
+
+def _bar(axes: Axes, place: float, width: float, values: Sequence[float], **how: Any) -> float:
+    """A bar of the mean with a dot a value; the highest value, 0 where one is not finite."""
+    if not all(map(math.isfinite, values)):
+        axes.annotate("not finite", (place, 0), ha="center", va="bottom", rotation=90, fontsize=9)
+        return 0.0
+    mean = sum(values) / len(values)
+    axes.bar(place, mean, width, linewidth=1.5, **how)
+    axes.plot([place] * len(values), values, "o", color="black", markersize=3)
+    axes.annotate(f"{mean:.2f}", (place, max(values)), (0, 5), textcoords="offset points",
+                  ha="center", fontsize=8.5)  # fmt: skip
+    return max(values)

@@ -183,8 +183,9 @@ def _what(config: FractalFormerConfig, corpus: Corpus) -> str:
         lines.append(
             f"Logits {scale}; dropout {config.dropout:g} on what a layer adds; a loss for every "
             f"sub-model, of weight {weights} by level. A twin is a model of a level's width alone, "
-            f"with its own start and the same windows; the sub-models of a level are of one size, "
-            f"so one twin a seed stands beside all of them."
+            f"started by the same seed, which at level 0 gives the same weights, and trained on "
+            f"the same windows at the same rate. The sub-models of a level are of one size, so one "
+            f"twin a seed stands beside all of them."
         )
     lines.append(
         f"Other than the original's (in brackets): "
