@@ -470,12 +470,17 @@ def test_what_is_not_finite_has_no_gap():
     twins = {0: [1.0, math.nan], 1: [1.0, 1.0], 2: [1.0, 1.0]}
     found = find(config, 20, planted(config, ends, twins))
     assert not found.gaps
-    assert "a loss that is not finite" in " ".join(report.verdict(config, found))
+    text = report.text(config, found, corpus(config), dict.fromkeys(ALL, "of, on"))
+    assert "a loss that is not finite" in text
+    assert "| not finite | - | - | 3.14 |" in text
+    assert "nan" not in text
     one_seed = small(seeds=1)
     found = find(one_seed, 20, planted(one_seed, {one: [2.0] for one in ALL},
                                        {level: [1.0] for level in range(3)}))  # fmt: skip
     assert not found.level_gaps
     assert "for one seed" in " ".join(report.verdict(one_seed, found))
+    text = report.text(one_seed, found, corpus(one_seed), dict.fromkeys(ALL, "of, on"))
+    assert "| 2.000 | 2.00 | 1.00 | +1.000 | - | 3.14 |" in text
 
 
 def test_report_says_what_differs_from_the_original():

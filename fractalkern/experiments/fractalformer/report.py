@@ -110,10 +110,13 @@ def verdict(config: FractalFormerConfig, found: Findings) -> list[str]:
     lines.append(f"With a loss: {_ends(with_loss, found)}.")
     if without:
         above = [one for one in without if not _below(one, found)]
+        trained = "Their weights did train, as parts of larger models, but nothing"
+        if config.protocol == "fixed":
+            trained = "What of their weights did train did so in other models; nothing"
         lines.append(
             f"Without one: {_ends(without, found)}. "
-            f"{len(above)} of the {len(without)} are worse than guessing: untrained. Their weights "
-            f"did train, as parts of larger models, but nothing asked for predictions of their own."
+            f"{len(above)} of the {len(without)} are worse than guessing: untrained. "
+            f"{trained} asked for predictions of their own."
         )
     elif all(_below(one, found) for one in with_loss):
         lines.append(f"So joint training does train all {len(with_loss)}.")
@@ -219,17 +222,21 @@ def _table(config: FractalFormerConfig, found: Findings, corpus: Corpus) -> str:
             _mean(found.train[one][:, -1].tolist()),
         ]
         if found.twins:
-            item = found.gaps.get(one)
-            row.append(_mean(found.last_of_twins(one[0])))
-            row += (
-                ["-", "-"]
-                if item is None
-                else [f"{item.difference:+.3f} [{item.low:+.3f}, {item.high:+.3f}]",
-                      f"{item.p_holm:.2g}"]
-            )  # fmt: skip
+            row += [_mean(found.last_of_twins(one[0])), *_gap_cells(one, found)]
         row.append(f"{measured[one]:.2f}" if one in measured else "-")
         lines.append(_row(row))
     return "\n".join(lines)
+
+
+def _gap_cells(submodel: SubModel, found: Findings) -> list[str]:
+    """The gap to the twin and its p; of one seed the gap alone."""
+    item = found.gaps.get(submodel)
+    if item is not None:
+        gap = f"{item.difference:+.3f} [{item.low:+.3f}, {item.high:+.3f}]"
+        return [gap, f"{item.p_holm:.2g}"]
+    values, twins = found.last(submodel), found.last_of_twins(submodel[0])
+    only = values[0] - twins[0]
+    return [f"{only:+.3f}" if len(values) == 1 and math.isfinite(only) else "-", "-"]
 
 
 def _measured(config: FractalFormerConfig) -> dict[SubModel, float]:
@@ -266,15 +273,18 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _mean(values: Sequence[float]) -> str:
-    return f"{sum(values) / len(values):.2f}"
+def _mean(values: Sequence[float], digits: int = 2) -> str:
+    if not all(map(math.isfinite, values)):
+        return "not finite"
+    return f"{sum(values) / len(values):.{digits}f}"
 
 
 def _with_interval(values: Sequence[float]) -> str:
+    mean = _mean(values, 3)
     if len(values) < 2 or not all(map(math.isfinite, values)):
-        return f"{sum(values) / len(values):.3f}"
+        return mean
     low, high = interval(values)
-    return f"{sum(values) / len(values):.3f} [{low:.3f}, {high:.3f}]"
+    return f"{mean} [{low:.3f}, {high:.3f}]"
 
 
 def _and(words: Sequence[str]) -> str:
