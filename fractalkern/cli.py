@@ -85,6 +85,7 @@ VERBS = {
         "criticality": "whether holding singular values at a target helps: intervals, verdict",
         "genesis": "whether fractal weights help a small GPT-2: arms, nulls, verdict",
         "finetune": "which learning rates fine-tune a small language model: grid and dimension",
+        "fractalformer": "models inside a model, trained together: losses beside twins, verdict",
         "dim": "the dimension of a boundary in a picture or an array, with interval and null",
         "noise": "a field with power ~ |k|^-beta, as numbers or as a picture",
         "sigma": "top singular values of a checkpoint's weights",

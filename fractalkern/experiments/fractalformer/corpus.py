@@ -1,0 +1,80 @@
+"""What is learnt: the characters of a text, the last tenth of which is for validation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fractalkern.errors import InputError
+from fractalkern.experiments.finetune import records
+from fractalkern.experiments.fractalformer.config import FractalFormerConfig
+
+_PROBES = 64  # windows of an evaluation, of either part
+_HELD_OUT = 10  # the last of so many parts
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Characters by number.
+
+    Attributes:
+        alphabet: the characters.
+        train: int64 `[N]`.
+        validation: int64, the text behind it.
+        context: characters that a prediction sees.
+    """
+
+    alphabet: str
+    train: Tensor
+    validation: Tensor
+    context: int
+
+    @property
+    def places(self) -> int:
+        """Where in `train` a window of context + 1 may begin: 0 to this number - 1."""
+        return len(self.train) - self.context
+
+    def probes(self) -> Tensor:
+        """Windows spread evenly over both parts, int64 `[2, P, context + 1]`: train, validation."""
+        return torch.stack([_spread(part, self.context) for part in (self.train, self.validation)])
+
+    def said(self, tokens: Tensor) -> str:
+        """Tokens `[T]` as text."""
+        return "".join(self.alphabet[number] for number in tokens.tolist())
+
+
+def _spread(part: Tensor, context: int) -> Tensor:
+    starts = torch.linspace(0, len(part) - context - 1, _PROBES, dtype=torch.float64).long()
+    return part[starts[:, None] + torch.arange(context + 1)]
+
+
+def corpus(config: FractalFormerConfig) -> Corpus:
+    """Of generated records, or of a text file.
+
+    Raises:
+        InputError: the file cannot be read as text; the text is too short.
+    """
+    if config.text:
+        text, name = _read(Path(config.text)), f"text must be long enough, but {config.text}"
+    else:
+        some = records.conversations(config.texts, config.seed)
+        text, name = "".join(one.text for one in some), "texts must be enough, but their text"
+    kept = len(text) - len(text) // _HELD_OUT
+    # Validation windows must differ, and a step needs its places.
+    fewest = _HELD_OUT * (config.context + max(_PROBES, config.batch))
+    if len(text) < fewest:
+        raise InputError(f"{name} has {len(text):,} characters of at least {fewest:,}")
+    alphabet = "".join(sorted(set(text)))
+    number = {character: place for place, character in enumerate(alphabet)}
+    tokens = torch.tensor([number[character] for character in text])
+    return Corpus(alphabet, tokens[:kept], tokens[kept:], config.context)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"text must be a readable file, but {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"text must be UTF-8, but {path}: {error}") from error
