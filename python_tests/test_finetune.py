@@ -11,7 +11,8 @@ from pictures import assert_no_text_runs_off
 
 from fractalkern import cli
 from fractalkern.errors import InputError
-from fractalkern.experiments.finetune import figures, records, report
+from fractalkern.experiments import records
+from fractalkern.experiments.finetune import figures, report
 from fractalkern.experiments.finetune import run as experiment
 from fractalkern.experiments.finetune.config import FinetuneConfig, preset
 from fractalkern.experiments.finetune.corpus import corpus
@@ -159,7 +160,7 @@ def test_what_is_no_text_is_a_sentence(tmp_path):
     with pytest.raises(InputError, match=r"text must have at least 6,664 characters, but .* has 9"):
         corpus(small(text=str(path)))
     path.write_text("a" * 49 * 140)
-    with pytest.raises(InputError, match=r"text must have two different characters, but .* one"):
+    with pytest.raises(InputError, match=r"text must have two different characters, but .* has 1"):
         corpus(small(text=str(path)))
     path.write_bytes(b"\xff\xfe\xfd")
     with pytest.raises(InputError, match="text must be UTF-8"):

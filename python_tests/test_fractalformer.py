@@ -11,7 +11,7 @@ from pictures import assert_no_text_runs_off
 
 from fractalkern import cli
 from fractalkern.errors import InputError
-from fractalkern.experiments.finetune import records
+from fractalkern.experiments import records
 from fractalkern.experiments.fractalformer import figures, report, training
 from fractalkern.experiments.fractalformer import run as experiment
 from fractalkern.experiments.fractalformer.config import (
@@ -182,7 +182,7 @@ def test_no_token_sees_a_later_one():
         assert not torch.allclose(before[:, :, 7:], after[:, :, 7:])
 
 
-def test_initial_losses_are_those_measured_of_the_original():
+def test_unscaled_logits_begin_at_about_a_nat_for_each_unit_of_width():
     torch.manual_seed(0)
     fresh = FractalFormer(128, 32, 128, 4, 4, 3, scaled=False, first_output_norm=True)
     tokens = torch.randint(128, (4, 33))
@@ -472,7 +472,7 @@ def test_what_is_not_finite_has_no_gap():
     assert not found.gaps
     text = report.text(config, found, corpus(config), dict.fromkeys(ALL, "of, on"))
     assert "a loss that is not finite" in text
-    assert "| not finite | - | - | 3.14 |" in text
+    assert "| not finite | - | - |" in text
     assert "nan" not in text
     one_seed = small(seeds=1)
     found = find(one_seed, 20, planted(one_seed, {one: [2.0] for one in ALL},
@@ -480,7 +480,7 @@ def test_what_is_not_finite_has_no_gap():
     assert not found.level_gaps
     assert "for one seed" in " ".join(report.verdict(one_seed, found))
     text = report.text(one_seed, found, corpus(one_seed), dict.fromkeys(ALL, "of, on"))
-    assert "| 2.000 | 2.00 | 1.00 | +1.000 | - | 3.14 |" in text
+    assert "| 2.000 | 2.00 | 1.00 | +1.000 | - |" in text
 
 
 def test_report_says_what_differs_from_the_original():
@@ -576,6 +576,21 @@ def test_settings_come_from_protocol_size_and_options(capsys):
     for field in ("protocol", "width", "steps", "scaled", "dropout", "learning_rate"):
         value = getattr(expected, field)
         assert f"{field} = {json.dumps(value)}\n" in printed
+
+
+def test_a_folder_does_not_go_on_with_another_text(tmp_path, monkeypatch):
+    path = tmp_path / "text.txt"
+    path.write_text("ab" * 2000)
+
+    def stopped(*_):
+        raise RuntimeError
+
+    monkeypatch.setattr(experiment, "train", stopped)
+    with pytest.raises(RuntimeError):
+        experiment.run(small(text=str(path)), tmp_path / "runs")
+    path.write_text("ba" * 2000)
+    with pytest.raises(InputError, match=r'\(SHA-256 of the text: "\w{64}" -> "\w{64}"\)'):
+        experiment.run(small(text=str(path)), tmp_path / "runs")
 
 
 def test_the_command_writes_into_its_folder(tmp_path, capsys):

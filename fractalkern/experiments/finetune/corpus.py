@@ -1,16 +1,15 @@
 """What the model is trained on: characters, and which of them a loss counts."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fractalkern.errors import InputError
-from fractalkern.experiments.finetune import records
+from fractalkern.experiments import records
 from fractalkern.experiments.finetune.config import FinetuneConfig
+from fractalkern.experiments.text_file import inputs_of, numbered, read_text
 
 # Seeds of the documents that are learnt first, of the conversations and of the probe.
 _BASE, _TUNING, _PROBE = range(3)
@@ -30,14 +29,14 @@ class Corpus:
     """Characters by number, and three sets of texts of one length.
 
     Attributes:
-        digest: SHA-256 of the text file; empty for generated texts.
+        inputs: what tells the text of a file from others; empty for generated texts.
         alphabet: the characters.
         base: what is learnt first; every character counts.
         tuning: what the grid is trained on.
         probe: texts of the same kind that are not trained on.
     """
 
-    digest: str
+    inputs: dict[str, object]
     alphabet: str
     base: Texts
     tuning: Texts
@@ -69,7 +68,7 @@ def _of_records(config: FinetuneConfig) -> Corpus:
     )
     documents = [(one.document + records.END, 0) for one in base]
     return Corpus(
-        "",
+        {},
         records.ALPHABET,
         _encoded(documents, records.ALPHABET, records.LONGEST),
         *(
@@ -92,28 +91,17 @@ def _encoded(texts: Sequence[tuple[str, int]], alphabet: str, length: int) -> Te
 
 
 def _of_file(config: FinetuneConfig) -> Corpus:
-    path = Path(config.text)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"text must be a readable file, but {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"text must be UTF-8, but {path}: {error}") from error
-    alphabet = "".join(sorted(set(text)))
-    if len(alphabet) == 1:  # is foretold without a loss
-        raise InputError(f"text must have two different characters, but {path} has only one")
-    number = {character: place for place, character in enumerate(alphabet)}
+    text = read_text(config.text)
+    alphabet, tokens = numbered(text)
     length = records.LONGEST
-    rows = torch.tensor([number[character] for character in text])
-    rows = rows[: len(rows) // length * length].view(-1, length)
-    tuned = len(rows) // 2 - _PROBES
+    rows = tokens[: len(tokens) // length * length].view(-1, length)
+    half = len(rows) // 2
+    tuned = half - _PROBES
     if tuned < config.batch:
         raise InputError(
             f"text must have at least {2 * length * (_PROBES + config.batch):,} characters, "
-            f"but {path} has {len(text):,}"
+            f"but {config.text} has {len(text):,}"
         )
-    half = len(rows) // 2
     parts = rows[:half], rows[half : half + tuned], rows[half + tuned : half + tuned + _PROBES]
     every = (Texts(part, torch.ones_like(part, dtype=torch.bool)) for part in parts)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return Corpus(digest, alphabet, *every)
+    return Corpus(inputs_of(text), alphabet, *every)

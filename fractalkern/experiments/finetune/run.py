@@ -32,10 +32,8 @@ def run(config: FinetuneConfig, out: Path, tracker: Tracker | None = None) -> st
     texts = corpus(config)
     everything = cells(config)
     groups = [everything[i : i + config.group] for i in range(0, len(everything), config.group)]
-    # Of a file the settings know the path alone.
-    inputs = {"SHA-256 of the text": texts.digest} if texts.digest else {}
     parts = [Part("the model before", ()), *map(_part, groups)]
-    with Study(out, KIND, config, parts, inputs=inputs, tracker=tracker) as study:
+    with Study(out, KIND, config, parts, inputs=texts.inputs, tracker=tracker) as study:
         for number in study.missing():
             started = time.perf_counter()
             title = f"{KIND} part {number} of {len(groups)}"

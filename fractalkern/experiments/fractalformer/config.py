@@ -151,10 +151,7 @@ ORIGINAL_VOCABULARY = 128
 
 
 def preset(protocol: Protocol, quick: bool) -> FractalFormerConfig:
-    """The settings that other options start from.
-
-    Of the published protocol, those with which the original's code was measured (`reference`).
-    """
+    """The settings that other options start from."""
     config = FractalFormerConfig()
     if protocol == "published":
         config = dataclasses.replace(

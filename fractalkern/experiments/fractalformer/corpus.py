@@ -1,14 +1,14 @@
 """What is learnt: the characters of a text, the last tenth of which is for validation."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fractalkern.errors import InputError
-from fractalkern.experiments.finetune import records
+from fractalkern.experiments import records
 from fractalkern.experiments.fractalformer.config import FractalFormerConfig
+from fractalkern.experiments.text_file import inputs_of, numbered, read_text
 
 _PROBES = 64  # windows of an evaluation, of either part
 _HELD_OUT = 10  # the last of so many parts
@@ -19,12 +19,14 @@ class Corpus:
     """Characters by number.
 
     Attributes:
+        inputs: what tells the text of a file from others; empty for generated text.
         alphabet: the characters.
         train: int64 `[N]`.
         validation: int64, the text behind it.
         context: characters that a prediction sees.
     """
 
+    inputs: dict[str, object]
     alphabet: str
     train: Tensor
     validation: Tensor
@@ -56,7 +58,7 @@ def corpus(config: FractalFormerConfig) -> Corpus:
         InputError: the file cannot be read as text; the text is too short.
     """
     if config.text:
-        text, name = _read(Path(config.text)), f"text must be long enough, but {config.text}"
+        text, name = read_text(config.text), f"text must be long enough, but {config.text}"
     else:
         some = records.conversations(config.texts, config.seed)
         text, name = "".join(one.text for one in some), "texts must be enough, but their text"
@@ -65,16 +67,6 @@ def corpus(config: FractalFormerConfig) -> Corpus:
     fewest = _HELD_OUT * (config.context + max(_PROBES, config.batch))
     if len(text) < fewest:
         raise InputError(f"{name} has {len(text):,} characters of at least {fewest:,}")
-    alphabet = "".join(sorted(set(text)))
-    number = {character: place for place, character in enumerate(alphabet)}
-    tokens = torch.tensor([number[character] for character in text])
-    return Corpus(alphabet, tokens[:kept], tokens[kept:], config.context)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"text must be a readable file, but {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"text must be UTF-8, but {path}: {error}") from error
+    alphabet, tokens = numbered(text)
+    inputs = inputs_of(text) if config.text else {}
+    return Corpus(inputs, alphabet, tokens[:kept], tokens[kept:], config.context)

@@ -15,10 +15,8 @@ from fractalkern.experiments.fractalformer.findings import Findings
 from fractalkern.experiments.fractalformer.model import parameters_of
 from fractalkern.experiments.fractalformer.reference import (
     CHARACTERS_PER_TOKEN,
-    CORRECTED_LOOP,
     LOGGED_TRAIN,
     LOGGED_VALIDATION,
-    PUBLISHED_LOOP,
 )
 from fractalkern.experiments.fractalformer.training import prompt_length
 from fractalkern.experiments.statistics import Comparison, interval
@@ -88,7 +86,7 @@ def text(config: FractalFormerConfig, found: Findings, corpus: Corpus, said: Sam
         "\n".join(f"- {line}" for line in verdict(config, found)),
         "## Validation losses",
         _table(config, found, corpus),
-        _beside(config),
+        _beside(),
         "## Samples",
         _samples(config, said),
     ]
@@ -204,15 +202,13 @@ def _parameters(config: FractalFormerConfig, corpus: Corpus, level: int) -> int:
 def _table(config: FractalFormerConfig, found: Findings, corpus: Corpus) -> str:
     lines = [
         "Nats a character, means over seeds, 95 % intervals in brackets (of fewer than 5 seeds "
-        "Student's). The original's code: nats a token, other text, see below.",
+        "Student's).",
         "",
     ]
     header = ["sub-model", "weight of its loss", "at the start", "validation", "training text"]
     if found.twins:
         header += ["its twin", "gap to it", "p, Holm"]
-    header.append("the original's code")
     lines += [_row(header), _row(["---"] * len(header))]
-    measured = _measured(config)
     for one in config.submodels:
         row = [
             name(one),
@@ -223,7 +219,6 @@ def _table(config: FractalFormerConfig, found: Findings, corpus: Corpus) -> str:
         ]
         if found.twins:
             row += [_mean(found.last_of_twins(one[0])), *_gap_cells(one, found)]
-        row.append(f"{measured[one]:.2f}" if one in measured else "-")
         lines.append(_row(row))
     return "\n".join(lines)
 
@@ -239,21 +234,12 @@ def _gap_cells(submodel: SubModel, found: Findings) -> list[str]:
     return [f"{only:+.3f}" if len(values) == 1 and math.isfinite(only) else "-", "-"]
 
 
-def _measured(config: FractalFormerConfig) -> dict[SubModel, float]:
-    if config.levels != 3:
-        return {}
-    return PUBLISHED_LOOP if config.protocol == "published" else CORRECTED_LOOP
-
-
-def _beside(config: FractalFormerConfig) -> str:
-    loop = "as published" if config.protocol == "published" else "with its loop corrected"
+def _beside() -> str:
     characters = (value / CHARACTERS_PER_TOKEN for value in (LOGGED_TRAIN, LOGGED_VALIDATION))
     return (
-        f"The last column is the original's code, {loop}, run again for 600 steps with context "
-        f"64, batch 8, rate 1e-3 and one seed, in nats a token of 128 byte pairs of Shakespeare's "
-        f"plays; guessing costs ln 128 = {math.log(128):.2f}. Published after 15,000 steps, mean "
-        f"of the three with a loss: {LOGGED_TRAIN} (train) and {LOGGED_VALIDATION} (validation) "
-        f"nats a token, at {CHARACTERS_PER_TOKEN} characters a token "
+        f"Published after 15,000 steps, mean of the three with a loss: {LOGGED_TRAIN} (train) and "
+        f"{LOGGED_VALIDATION} (validation) nats a token of 128 byte pairs, at "
+        f"{CHARACTERS_PER_TOKEN} characters a token "
         f"{' and '.join(f'{value:.2f}' for value in characters)} a character; the other four had "
         f"no loss and repeat one letter. Texts and tokens differ, so what compares is which "
         f"sub-models learn, not the height of a loss."

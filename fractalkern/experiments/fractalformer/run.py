@@ -28,7 +28,7 @@ def run(config: FractalFormerConfig, out: Path, tracker: Tracker | None = None) 
     texts = corpus(config)
     plan = jobs(config)
     parts = [Part(job.name, job.labels()) for job in plan]
-    with Study(out, KIND, config, parts, tracker=tracker) as study:
+    with Study(out, KIND, config, parts, inputs=texts.inputs, tracker=tracker) as study:
         for number in study.missing():
             started = time.perf_counter()
             title = f"{KIND} {config.protocol}, {plan[number].name}"

@@ -1,10 +1,9 @@
-"""Generated documents, and questions about them: what the model learns first, and then is tuned to.
+"""Generated documents, and questions about them, for small language models.
 
     document      name:mira,city:oslo,age:41,item:lamp.
     conversation  name:mira,city:oslo,age:41,item:lamp?city=oslo.
 
-As in the original, the answer is a short piece of the document that stands before the question, and
-only the answer and its end count.
+The answer is a short piece of the document that stands before the question.
 """
 
 from collections.abc import Sequence
@@ -41,8 +40,9 @@ class Conversation:
 def conversations(count: int, seed: int) -> list[Conversation]:
     """The first `count` conversations of a seed; more of them begin with the same.
 
-    >>> from fractalkern.experiments.finetune.records import conversations
+    >>> from fractalkern.experiments.records import conversations
     >>> conversations(2, seed=0)[1].text
+    'city:dumu,age:14,name:rabu,day:12?day=12.'
     """
     rows = random.uniform((count, _ROW), seed=seed, stream=_STREAM).tolist()
     return [_conversation(row) for row in rows]
