@@ -157,19 +157,12 @@ def train(
             "probes": view.apply(lambda model, x: evaluated(model, x, levels), probes)
         },
         every=config.every,
+        at_start=True,
         progress=title,
         checkpoint=checkpoint,
         config={"job": job.name, "protocol": config.protocol},
     )
-    before = []
-    for run in range(len(job.seeds)):
-        module = ensemble.module(run).to(config.device).eval()
-        with torch.no_grad():
-            before.append(evaluated(module, probes, levels).cpu())
-    shape = (len(job.seeds), config.steps // config.every, *before[0].shape)
-    after = result.metrics.get("probes", torch.full(shape, torch.nan))
-    curves = torch.cat((torch.stack(before)[:, None], after), dim=1).double()
-    series = Series([0, *result.times], _named(config, job, curves))
+    series = Series(result.times, _named(config, job, result.metrics["probes"].double()))
     return series, {} if job.level is not None else {"samples": _samples(config, corpus, result)}
 
 
