@@ -22,6 +22,8 @@ from fractalkern.experiments.finetune import run as finetune
 from fractalkern.experiments.finetune.config import FinetuneConfig
 from fractalkern.experiments.finetune.corpus import corpus
 from fractalkern.experiments.finetune.training import cells, pretrain, train
+from fractalkern.experiments.fractalformer import run as fractalformer
+from fractalkern.experiments.fractalformer.config import FractalFormerConfig
 from fractalkern.experiments.genesis import run as experiment
 from fractalkern.experiments.genesis.config import GenesisConfig
 
@@ -157,3 +159,29 @@ def test_finetune_runs_on_the_device(tmp_path, optimizer):
         found[device] = torch.tensor([[row["last_loss"], row["probe_after"]] for row in rows])
     # Muon's iterations are in bfloat16, 2^-8 a rounding.
     torch.testing.assert_close(found[DEVICE.type], found["cpu"], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("protocol", ["fixed", "published"])
+def test_fractalformer_runs_on_the_device(tmp_path, protocol):
+    for package in ("matplotlib", "PIL", "rich"):
+        pytest.importorskip(package)
+    published = {"protocol": "published", "scaled": False} if protocol == "published" else {}
+    config = FractalFormerConfig(
+        **published,
+        width=32,
+        layers=1,
+        dropout=0.0,
+        context=12,
+        batch=4,
+        steps=4,
+        every=2,
+        texts=60,
+        seeds=2,
+    )
+    found = {}
+    for device in (DEVICE.type, "cpu"):
+        out = tmp_path / device
+        fractalformer.run(dataclasses.replace(config, device=device), out)
+        rows = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
+        found[device] = torch.tensor([row.get("train_2_3", row.get("train")) for row in rows])
+    torch.testing.assert_close(found[DEVICE.type], found["cpu"], rtol=1e-3, atol=1e-3)

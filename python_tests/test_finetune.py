@@ -450,7 +450,7 @@ def test_figure_has_room_for_its_words(protocol):
         (["--window", "1", "0", "0", "1"], "window must have -30 <= LO0 < HI0 <= 30, got 1.0"),
         (["--window", "0", "1e-18", "0", "1"], "window must be wide enough for 64"),
         (["--protocol", "published", "--seeds", "2"], "seeds must be 1 in the published protocol"),
-        (["--width", "10", "--heads", "4"], "width must be a multiple of twice heads = 4, got 10"),
+        (["--width", "10", "--heads", "4"], "width must be a multiple of 2 x heads = 8, got 10"),
         (["--batch", "4000"], "batch must be at most texts = 2000, got 4000"),
         (["--soft-cap", "-1"], "soft_cap must be 0 or from 1e-06 to 1e+06, got -1.0"),
         (["--soft-cap", "inf"], "soft_cap must be 0 or from 1e-06 to 1e+06, got inf"),

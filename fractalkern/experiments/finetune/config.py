@@ -14,7 +14,7 @@ Protocol = Literal["fixed", "published"]
 # Of the original: its seed, its soft cap, the axes of its parent grid (matrices, head).
 PUBLISHED_SEED, PUBLISHED_CAP = 999, 15.0
 PARENT_WINDOW = (-6.0, math.log10(0.3), -6.0, -1.0)
-# Where the fixed criterion turns; along the parent's axes every run converges by it.
+# Where the fixed criterion turns, beyond the parent's axes.
 _WINDOW = (-5.0, 3.0, -5.0, 3.0)
 # The original multiplies its head's rate by (width / 768)^-0.5.
 REFERENCE_WIDTH = 768
@@ -55,7 +55,8 @@ class FinetuneConfig:
     texts: int = 2000
     """Generated texts to train on, before as well as in the grid."""
     text: str = ""
-    """A text file instead: its first half is learnt first, on its second half the runs train."""
+    """A text file instead: its first half is learnt first, on its second half the runs train, but
+    for 64 windows that judge."""
     width: int = 32
     """Of the model."""
     layers: int = 2
@@ -63,7 +64,8 @@ class FinetuneConfig:
     heads: int = 2
     """Heads of each block."""
     soft_cap: float = 0.0
-    """Logits z become c tanh(z / c), so that no loss can diverge; 0: they do not. published: 15."""
+    """Logits z become c tanh(z / c), which bounds losses while weights are finite; 0: they do not.
+    published: 15."""
     pretraining: int = 1000
     """Steps that the model is trained for before the grid."""
     group: int = 64
@@ -113,7 +115,7 @@ class FinetuneConfig:
             raise InputError(f"batch must be at most texts = {self.texts}, got {self.batch}")
         if self.width % (2 * self.heads):
             raise InputError(
-                f"width must be a multiple of twice heads = {self.heads}, got {self.width}"
+                f"width must be a multiple of 2 x heads = {2 * self.heads}, got {self.width}"
             )
         if not 0 <= self.seed < 2**60:
             raise InputError(f"seed must be an integer from 0 to 2^60 - 1, got {self.seed}")

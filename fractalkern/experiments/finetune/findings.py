@@ -46,7 +46,7 @@ class Findings:
             row of the middle half of a mask of this size.
         disagreeing: share of the cells whose label depends on the seed; None for one seed.
         band: those cells over the cells of the boundary, the mean over the seeds: about how many
-            cells wide the band is in which labels depend on the seed.
+            cells wide the band is in which labels depend on the seed; None without a boundary.
     """
 
     scalars: dict[str, Tensor]
@@ -78,8 +78,8 @@ def find(config: FinetuneConfig, series: Series, cells: list[Cell]) -> Findings:
     if config.seeds > 1:
         differ = converged.any(dim=0) & ~converged.all(dim=0)
         disagreeing = float(differ.double().mean())
-        cells_of_boundary = float(boundary(converged, spatial_dims=2).sum()) / config.seeds
-        band = float(differ.sum()) / max(cells_of_boundary, 1)
+        cells_of_boundary = int(boundary(converged, spatial_dims=2).sum()) / config.seeds
+        band = int(differ.sum()) / cells_of_boundary if cells_of_boundary else None
     boundaries = [_boundary(mask) for mask in converged]
     return Findings(scalars, converged, stable, boundaries, _line(n), disagreeing, band)
 

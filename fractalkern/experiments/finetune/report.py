@@ -82,11 +82,13 @@ def verdict(config: FinetuneConfig, found: Findings) -> list[str]:
     for seed, boundary in enumerate(found.boundaries, config.seed):
         lines.append(f"Seed {seed}: {_sentence(boundary)}")
     if found.disagreeing is not None:
-        lines.append(
-            f"{100 * found.disagreeing:.1f} % of the cells converge with one order of the data and "
-            f"not with another, {found.band:.2g} for each cell of the boundary. Structure finer "
-            f"than so many cells is of the order, not of the rates."
-        )
+        share = f"{100 * found.disagreeing:.1f} % of the cells converge with one order of the data"
+        lines.append(f"{share} and not with another.")
+        if found.band is not None:
+            lines[-1] = (
+                f"{share} and not with another, {found.band:.2g} for each cell of the boundary. "
+                f"Structure finer than so many cells may be of the order, not of the rates."
+            )
     lines.append(
         f"The original's rule gives D = {found.line[0]:.2f} to {found.line[1]:.2f} to straight "
         f"edges of {config.resolution} x {config.resolution} cells, by which row they lie along."
@@ -97,10 +99,7 @@ def verdict(config: FinetuneConfig, found: Findings) -> list[str]:
 def _divergence(config: FinetuneConfig, found: Findings) -> str:
     diverged = ~found.stable
     if not diverged.any():
-        return (
-            "Every loss stayed finite: nothing diverged, so what is mapped is no boundary of "
-            "stability."
-        )
+        return "Every loss stayed finite, so what is mapped is no boundary of stability."
     # AdamW multiplies the head by 1 - rate x decay in each step, whatever the gradient.
     limit = 2 / (HEAD_DECAY * config.head_factor)
     beyond = diverged[:, :, torch.tensor(config.axis(1)) > limit]
@@ -165,7 +164,19 @@ def _what(config: FinetuneConfig, corpus: Corpus) -> str:
         f"({of}) for each of {config.resolution} x {config.resolution} pairs of rates and "
         f"{config.seeds} order{'s' * (config.seeds > 1)} of the data. Matrices of the blocks: "
         f"{optimizer}; head: AdamW; embedding frozen; {config.schedule} schedule behind a warm-up "
-        f"of {config.warmup} step{'s' * (config.warmup > 1)}.{factor} {judged}"
+        f"of {config.warmup} step{'s' * (config.warmup > 1)}.{factor} {judged}\n\n"
+        f"Other than the original's (in brackets): {_differences(config, corpus)}."
+    )
+
+
+def _differences(config: FinetuneConfig, corpus: Corpus) -> str:
+    """What differs from the original's model and training, its value in brackets."""
+    return (
+        f"width {config.width} (1,280); layers {config.layers} (20); heads {config.heads} (10); "
+        f"batch {config.batch} (48, or 8 on smaller cards); steps {config.steps:,} (250,000 over "
+        f"the supervised tokens of the first batch); {len(corpus.alphabet)} characters (65,536 "
+        f"tokens); texts and weights of its own (DocVQA, a trained nanochat); float32 (bfloat16 "
+        f"autocast)"
     )
 
 

@@ -104,10 +104,11 @@ class FractalFormerConfig:
         unit = 2**self.levels * self.heads
         if self.width % unit:
             raise InputError(
-                f"width must be a multiple of heads 2^levels = {unit}, so that the heads of the "
-                f"smallest sub-models have pairs to turn, got {self.width}"
+                f"width must be a multiple of heads x 2^levels = {unit}, so that each head of the "
+                f"smallest sub-models has an even width, got {self.width}"
             )
-        self._check_weights(self.level_weights)
+        if self.protocol == "fixed":
+            self._check_weights(self.level_weights)
         if self.steps % self.every:
             raise InputError(
                 f"every must divide steps, {self.steps}, so that the last evaluation is of the "
@@ -118,9 +119,9 @@ class FractalFormerConfig:
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout must be in [0, 1), got {self.dropout}")
         if not 0 < self.learning_rate < math.inf:
-            raise InputError(f"learning_rate must be above 0, got {self.learning_rate}")
+            raise InputError(f"learning_rate must be finite and above 0, got {self.learning_rate}")
         if not 0 <= self.weight_decay < math.inf:
-            raise InputError(f"weight_decay must be at least 0, got {self.weight_decay}")
+            raise InputError(f"weight_decay must be finite and at least 0, got {self.weight_decay}")
         if self.protocol == "published":
             if self.dropout:
                 raise InputError(
@@ -128,7 +129,12 @@ class FractalFormerConfig:
                     f"got {self.dropout}"
                 )
             if self.scaled:
-                raise InputError("scaled must be off in the published protocol, got on")
+                raise InputError("scaled must be off (--no-scaled) in the published protocol")
+            if self.level_weights != FractalFormerConfig.level_weights:
+                raise InputError(
+                    "level_weights must be left out in the published protocol, whose weights are "
+                    "those of the original's loop"
+                )
         return self
 
     def _check_weights(self, weights: Sequence[float]) -> None:
@@ -139,14 +145,14 @@ class FractalFormerConfig:
             )
         if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
             raise InputError(
-                "level_weights must be at least 0 and not all 0, "
+                "level_weights must be finite, at least 0 and not all 0, "
                 f"got {', '.join(f'{weight:g}' for weight in weights)}"
             )
 
 
 # What the original trained.
 ORIGINAL = {"width": 128, "heads": 4, "layers": 4, "levels": 3, "context": 256, "batch": 12,
-            "steps": 15_000, "seeds": 1}  # fmt: skip
+            "steps": 15_000, "seeds": 1, "weight_decay": 0.01}  # fmt: skip
 ORIGINAL_VOCABULARY = 128
 
 

@@ -41,6 +41,11 @@ class Corpus:
         """Windows spread evenly over both parts, int64 `[2, P, context + 1]`: train, validation."""
         return torch.stack([_spread(part, self.context) for part in (self.train, self.validation)])
 
+    def by_frequency(self) -> float:
+        """Nats a character of the validation text by the frequencies of the training text alone."""
+        counts = self.train.bincount(minlength=len(self.alphabet)).double() + 1
+        return float(-(counts / counts.sum()).log()[self.validation].mean())
+
     def said(self, tokens: Tensor) -> str:
         """Tokens `[T]` as text."""
         return "".join(self.alphabet[number] for number in tokens.tolist())
@@ -58,15 +63,15 @@ def corpus(config: FractalFormerConfig) -> Corpus:
         InputError: the file cannot be read as text; the text is too short.
     """
     if config.text:
-        text, name = read_text(config.text), f"text must be long enough, but {config.text}"
+        text, name = read_text(config.text), "text must have"
     else:
         some = records.conversations(config.texts, config.seed)
-        text, name = "".join(one.text for one in some), "texts must be enough, but their text"
+        text, name = "".join(one.text for one in some), "texts must make"
     kept = len(text) - len(text) // _HELD_OUT
     # Validation windows must differ, and a step needs its places.
     fewest = _HELD_OUT * (config.context + max(_PROBES, config.batch))
     if len(text) < fewest:
-        raise InputError(f"{name} has {len(text):,} characters of at least {fewest:,}")
+        raise InputError(f"{name} at least {fewest:,} characters, got {len(text):,}")
     alphabet, tokens = numbered(text)
     inputs = inputs_of(text) if config.text else {}
     return Corpus(inputs, alphabet, tokens[:kept], tokens[kept:], config.context)

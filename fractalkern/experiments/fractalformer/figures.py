@@ -58,7 +58,9 @@ def _curves(axes: Axes, config: FractalFormerConfig, found: Findings) -> None:
             markersize=3.5,
             label=name(one) if config.weight(one) else f"{name(one)}, no loss",
         )
-    axes.axhline(found.uniform, color=_GREY, linestyle=":", label="guessing uniformly")
+    axes.axhline(
+        found.by_frequency, color=_GREY, linestyle=":", label="by frequencies of characters"
+    )
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     ticks = [tick for tick in (0.5, 1, 1.5, 2, 3, 5, 7, 10, 20, 50, 100) if low <= tick <= high]
@@ -90,9 +92,11 @@ def _ends(axes: Axes, config: FractalFormerConfig, found: Findings) -> None:
     top = 1.25 * max(highest)  # room for the legend
     axes.set_ylim(0, top)
     handles: list[Artist] = []
-    if found.uniform < top:
-        axes.axhline(found.uniform, color=_GREY, linestyle=":")
-        handles.append(Line2D([], [], color=_GREY, linestyle=":", label="guessing uniformly"))
+    if found.by_frequency < top:
+        axes.axhline(found.by_frequency, color=_GREY, linestyle=":")
+        handles.append(
+            Line2D([], [], color=_GREY, linestyle=":", label="by frequencies of characters")
+        )
     if found.twins:
         handles += [
             Patch(facecolor=_GREY, label="sub-model, trained jointly"),

@@ -25,7 +25,7 @@ class Findings:
         validation: by sub-model `[seeds, times]`.
         train: by sub-model `[seeds, times]`, on windows of the text that is trained on.
         twins: by level `[seeds, times]`, on the validation text; empty without twins.
-        uniform: what guessing uniformly costs.
+        by_frequency: what guessing by the frequencies of characters alone costs.
         gaps: each sub-model less its twin at the end, over seeds; empty with one seed, without
             twins, or if a run was not finite.
         level_gaps: the same of the mean over a level's sub-models.
@@ -35,7 +35,7 @@ class Findings:
     validation: dict[SubModel, Tensor]
     train: dict[SubModel, Tensor]
     twins: dict[int, Tensor]
-    uniform: float
+    by_frequency: float
     gaps: dict[SubModel, Comparison]
     level_gaps: dict[int, Comparison]
 
@@ -48,7 +48,7 @@ class Findings:
         return _last(self.twins[level])
 
 
-def find(config: FractalFormerConfig, vocabulary: int, found: Sequence[Series]) -> Findings:
+def find(config: FractalFormerConfig, by_frequency: float, found: Sequence[Series]) -> Findings:
     """Joins the series of all jobs, which are in the order of `training.jobs`."""
     plan = list(zip(jobs(config), found, strict=True))
     validation, train = (
@@ -72,7 +72,7 @@ def find(config: FractalFormerConfig, vocabulary: int, found: Sequence[Series]) 
         validation=validation,
         train=train,
         twins=twins,
-        uniform=math.log(vocabulary),
+        by_frequency=by_frequency,
         gaps=_compared(pairs),
         level_gaps=_compared(means),
     )

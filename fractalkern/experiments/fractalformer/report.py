@@ -39,7 +39,7 @@ def summary(config: FractalFormerConfig, found: Findings, study: Study) -> dict[
     """The content of summary.json."""
     return {
         "protocol": config.protocol,
-        "nats_a_character_of_guessing": found.uniform,
+        "nats_a_character_by_frequencies": found.by_frequency,
         "submodels": {
             name(one): {
                 "weight_of_its_loss": config.weight(one),
@@ -107,14 +107,9 @@ def verdict(config: FractalFormerConfig, found: Findings) -> list[str]:
         )
     lines.append(f"With a loss: {_ends(with_loss, found)}.")
     if without:
-        above = [one for one in without if not _below(one, found)]
-        trained = "Their weights did train, as parts of larger models, but nothing"
-        if config.protocol == "fixed":
-            trained = "What of their weights did train did so in other models; nothing"
         lines.append(
-            f"Without one: {_ends(without, found)}. "
-            f"{len(above)} of the {len(without)} are worse than guessing: untrained. "
-            f"{trained} asked for predictions of their own."
+            f"Without one: {_ends(without, found)}. What of their weights was trained served other "
+            f"models; nothing asked for predictions of their own."
         )
     elif all(_below(one, found) for one in with_loss):
         lines.append(f"So joint training does train all {len(with_loss)}.")
@@ -131,14 +126,14 @@ def _ends(some: Sequence[SubModel], found: Findings) -> str:
     else:
         where = f"but for {_and([name(one) for one in above])} below"
     return (
-        f"{ends} nats a character at the end, {where} the {found.uniform:.2f} that guessing "
-        f"uniformly costs"
+        f"{ends} nats a character at the end, {where} the {found.by_frequency:.2f} that "
+        f"guessing by the frequencies of characters costs"
     )
 
 
 def _below(submodel: SubModel, found: Findings) -> bool:
     values = found.last(submodel)
-    return sum(values) / len(values) < found.uniform  # no NaN is
+    return sum(values) / len(values) < found.by_frequency  # no NaN is
 
 
 def _gap(level: int, found: Findings, config: FractalFormerConfig) -> str:
@@ -191,6 +186,9 @@ def _what(config: FractalFormerConfig, corpus: Corpus) -> str:
     lines.append(
         f"Other than the original's (in brackets): "
         f"{'; '.join(differences(config, len(corpus.alphabet)))}."
+    )
+    lines.append(
+        "Losses are of 64 windows spread over each text; samples are the likeliest tokens."
     )
     return "\n\n".join(lines)
 

@@ -35,7 +35,7 @@ def run(config: FractalFormerConfig, out: Path, tracker: Tracker | None = None) 
             series, arrays = train(config, texts, plan[number], title, study.checkpoint(number))
             study.commit(number, {"run": series}, arrays, time.perf_counter() - started)
         loaded = [study.load(number) for number in range(len(plan))]
-        findings = find(config, len(texts.alphabet), [series["run"] for series, _ in loaded])
+        findings = find(config, texts.by_frequency(), [series["run"] for series, _ in loaded])
         said = report.samples(config, texts, loaded[0][1]["samples"])
         text = report.text(config, findings, texts, said)
         pictures = {"losses.png": figures.losses(config, findings)}
