@@ -17,7 +17,13 @@ from fractalkern.experiments.finetune import run as experiment
 from fractalkern.experiments.finetune.config import FinetuneConfig, preset
 from fractalkern.experiments.finetune.corpus import corpus
 from fractalkern.experiments.finetune.findings import find
-from fractalkern.experiments.finetune.model import Transformer, initialise, rotary_angles, rotated
+from fractalkern.experiments.finetune.model import (
+    Transformer,
+    initialise,
+    normalised,
+    rotary_angles,
+    rotated,
+)
 from fractalkern.experiments.finetune.training import cells, pretrain, train
 from fractalkern.experiments.study import Series
 from fractalkern.experiments.token_loss import spoken_loss
@@ -90,6 +96,15 @@ def test_no_token_sees_a_later_one():
     before, after = ours(tokens()), ours(changed)
     torch.testing.assert_close(before[:, :7], after[:, :7])
     assert not torch.allclose(before[:, 7:], after[:, 7:])
+
+
+def test_activations_that_overflow_are_not_taken_for_zeros():
+    ours = model()
+    with torch.no_grad():
+        ours.blocks[0].outer.weight.mul_(1e25)
+    assert ours(tokens()).isnan().all(dim=2).any()
+    assert normalised(torch.tensor([1e30, 1.0])).isnan().all()
+    torch.testing.assert_close(normalised(torch.tensor([3.0, 4.0])).square().mean(), torch.ones(()))
 
 
 def test_soft_cap_bounds_the_logits():

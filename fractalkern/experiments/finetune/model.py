@@ -15,8 +15,10 @@ _EPSILON = 1e-6
 
 
 def normalised(x: Tensor) -> Tensor:
-    """x over its root mean square along the last axis."""
-    return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + _EPSILON)
+    """x over its root mean square along the last axis; NaN where the squares overflow."""
+    mean = x.square().mean(dim=-1, keepdim=True)
+    # An infinite mean would make x 0 and a diverged run's loss that of guessing.
+    return x * (torch.rsqrt(mean + _EPSILON) + 0 * mean)
 
 
 def rotary_angles(length: int, width: int) -> Tensor:
