@@ -38,7 +38,8 @@ def _json(boundary: Boundary) -> dict[str, object]:
     return {
         "published_rule": None if published is None else float(published),
         "published_pixels": boundary.published_pixels,
-        "against": {name: _numbers(result) for name, result in boundary.results.items()},
+        "sign_edges": _numbers(boundary.results["smooth"]) if boundary.results else None,
+        "p": {name: float(result.p_value) for name, result in boundary.results.items()},
         "reason": boundary.reason,
     }
 
@@ -51,7 +52,6 @@ def _numbers(result: DimensionResult) -> dict[str, object]:
         "high": high,
         "slope": float(result.slope),
         "local_slopes": dict(zip(result.sizes, result.local_slopes.tolist(), strict=True)),
-        "p": float(result.p_value),
     }
 
 
@@ -140,7 +140,8 @@ def _sentence(boundary: Boundary) -> str:
             f"; not told apart from cells that are drawn each by itself with the frequency of its "
             f"row (p = {p_marginal:.3f})"
         )
-    return what + "."
+    interval = _interval(smooth)
+    return f"D without an interval, {what}." if interval is None else f"D = {interval}, {what}."
 
 
 def _what(config: FinetuneConfig, corpus: Corpus) -> str:
@@ -197,7 +198,7 @@ def _boundaries(config: FinetuneConfig, found: Findings) -> str:
         ]
         if boundary.results:
             smooth = boundary.results["smooth"]
-            row += [_interval(smooth), f"{float(smooth.slope):.3f}"]
+            row += [_interval(smooth) or "none given", f"{float(smooth.slope):.3f}"]
             row += [f"{float(one.p_value):.3f}" for one in boundary.results.values()]
         else:
             row += [boundary.reason, *["-"] * 4]
@@ -205,10 +206,10 @@ def _boundaries(config: FinetuneConfig, found: Findings) -> str:
     return "\n".join(lines)
 
 
-def _interval(result: DimensionResult) -> str:
+def _interval(result: DimensionResult) -> str | None:
     low, high = (float(end) for end in result.interval)
     if math.isnan(low):
-        return "none given"
+        return None
     return f"{float(result):.3f} ({low:.3f} to {high:.3f})"
 
 
