@@ -44,6 +44,22 @@ def base_config(arguments: list[str], default: Config, quick: Callable[[Config],
     return from_toml(config, found.config) if found.config else config
 
 
+def protocol_and_size(arguments: list[str]) -> tuple[Any, Any]:
+    """The protocol asked for, and "quick", "full" or "default": presets must be known early.
+
+    The defaults where the arguments are malformed: tyro will say what is wrong.
+    """
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--protocol", choices=("fixed", "published"), default="fixed")
+    early.add_argument("--quick", action="store_true")
+    early.add_argument("--full", action="store_true")
+    try:
+        found, _ = early.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        return "fixed", "default"
+    return found.protocol, "quick" if found.quick else "full" if found.full else "default"
+
+
 def _first_paragraph(box: str) -> str:
     """The text between a box' title and its first rule, in one line."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)  # a terminal gets colours

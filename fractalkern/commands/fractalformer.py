@@ -1,13 +1,12 @@
 """`fractalkern fractalformer`: the experiment's settings, its folder, where settings come from."""
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from fractalkern.commands.arguments import base_config, parsed
+from fractalkern.commands.arguments import base_config, parsed, protocol_and_size
 from fractalkern.experiments.fractalformer.config import FractalFormerConfig, preset
 from fractalkern.experiments.settings import to_toml
 
@@ -34,7 +33,9 @@ class Options:
 
 def run(arguments: list[str]) -> int:
     """Runs the verb; returns the exit code."""
-    default = Options(base_config(arguments, _preset(arguments), lambda config: config))
+    protocol, size = protocol_and_size(arguments)
+    settings = preset(protocol, quick=size == "quick")
+    default = Options(base_config(arguments, settings, lambda config: config))
     options = parsed("fractalformer", Options, arguments, default=default)
     config = options.settings.checked()
     if options.print_config:
@@ -46,15 +47,3 @@ def run(arguments: list[str]) -> int:
 
     print(experiment.run(config, out, tracker(options.tracker, "fractalformer", out)), end="")
     return 0
-
-
-def _preset(arguments: list[str]) -> FractalFormerConfig:
-    """The defaults of the protocol and size that are asked for."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    early.add_argument("--protocol", choices=("fixed", "published"), default="fixed")
-    early.add_argument("--quick", action="store_true")
-    try:
-        found, _ = early.parse_known_args(arguments)
-    except argparse.ArgumentError:
-        return FractalFormerConfig()  # tyro will say what is wrong
-    return preset(found.protocol, found.quick)

@@ -1,15 +1,14 @@
 """`fractalkern genesis`: the experiment's settings, its folder, where settings come from."""
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from fractalkern.commands.arguments import base_config, parsed
+from fractalkern.commands.arguments import base_config, parsed, protocol_and_size
 from fractalkern.errors import InputError
-from fractalkern.experiments.genesis.config import GenesisConfig, Size, preset
+from fractalkern.experiments.genesis.config import GenesisConfig, preset
 from fractalkern.experiments.settings import to_toml
 
 
@@ -37,7 +36,8 @@ class Options:
 
 def run(arguments: list[str]) -> int:
     """Runs the verb; returns the exit code."""
-    default = Options(base_config(arguments, _preset(arguments), lambda config: config))
+    settings = preset(*protocol_and_size(arguments))
+    default = Options(base_config(arguments, settings, lambda config: config))
     options = parsed("genesis", Options, arguments, default=default)
     if options.quick and options.full:
         raise InputError("genesis: only one of --quick and --full may be given, got both")
@@ -54,17 +54,3 @@ def run(arguments: list[str]) -> int:
 
     print(experiment.run(config, out, tracker(options.tracker, "genesis", out)), end="")
     return 0
-
-
-def _preset(arguments: list[str]) -> GenesisConfig:
-    """The defaults of the protocol and size that are asked for."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    early.add_argument("--protocol", choices=("fixed", "published"), default="fixed")
-    early.add_argument("--quick", action="store_true")
-    early.add_argument("--full", action="store_true")
-    try:
-        found, _ = early.parse_known_args(arguments)
-    except argparse.ArgumentError:
-        return GenesisConfig()  # tyro will say what is wrong
-    size: Size = "quick" if found.quick else "full" if found.full else "default"
-    return preset(found.protocol, size)

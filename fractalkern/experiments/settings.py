@@ -34,6 +34,20 @@ def from_toml(base: Config, path: Path) -> Config:
     return dataclasses.replace(base, **_checked(type(base), values, path))  # type: ignore[type-var]
 
 
+def require_within(config: Any, least: Mapping[str, int], most: Mapping[str, int]) -> None:
+    """Raises unless the named fields are at least and at most these.
+
+    Raises:
+        InputError: one is not.
+    """
+    for name, smallest in least.items():
+        if getattr(config, name) < smallest:
+            raise InputError(f"{name} must be at least {smallest}, got {getattr(config, name)}")
+    for name, largest in most.items():
+        if getattr(config, name) > largest:
+            raise InputError(f"{name} must be at most {largest:,}, got {getattr(config, name)}")
+
+
 def _checked(cls: type, values: Mapping[str, object], path: Path) -> dict[str, object]:
     types = get_type_hints(cls)
     unknown = [key for key in values if key not in types]

@@ -7,6 +7,7 @@ from typing import Literal
 from fractalkern.errors import InputError
 from fractalkern.experiments.criticality import arms, tasks
 from fractalkern.experiments.environment import require_device
+from fractalkern.experiments.settings import require_within
 
 StudyName = Literal["baseline", "targets", "layerwise", "schedules", "regularizers", "tasks"]
 
@@ -116,14 +117,9 @@ class CriticalityConfig:
         """
         require_device(self.device)
         least = {"samples": 20, "depth": 1, "width": 1, "epochs": 1, "every": 1, "grid": 64}
-        for name, smallest in {**least, "seeds": 2, "first_seed": 0, "null_draws": 0}.items():
-            if getattr(self, name) < smallest:
-                raise InputError(f"{name} must be at least {smallest}, got {getattr(self, name)}")
+        require_within(self, {**least, "seeds": 2, "first_seed": 0, "null_draws": 0}, _MOST)
         if self.first_seed + self.seeds > 2**32:
             raise InputError(f"first_seed must leave seeds below 2^32, got {self.first_seed}")
-        for name, largest in _MOST.items():
-            if getattr(self, name) > largest:
-                raise InputError(f"{name} must be at most {largest:,}, got {getattr(self, name)}")
         if self.epochs % self.every:
             raise InputError(
                 f"every must divide epochs, {self.epochs}, so that the last measurement is of the "

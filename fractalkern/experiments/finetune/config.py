@@ -7,6 +7,7 @@ from typing import Literal
 
 from fractalkern.errors import InputError
 from fractalkern.experiments.environment import require_device
+from fractalkern.experiments.settings import require_within
 from fractalkern.sweeps.grid import log_axis
 
 Protocol = Literal["fixed", "published"]
@@ -103,12 +104,7 @@ class FinetuneConfig:
         require_device(self.device)
         least = {"resolution": _LEAST_RESOLUTION, "seeds": 1, "steps": 1, "batch": 1, "texts": 1,
                  "width": 1, "layers": 1, "heads": 1, "pretraining": 0, "group": 1}  # fmt: skip
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                raise InputError(f"{name} must be at least {smallest}, got {getattr(self, name)}")
-        for name, largest in _MOST.items():
-            if getattr(self, name) > largest:
-                raise InputError(f"{name} must be at most {largest:,}, got {getattr(self, name)}")
+        require_within(self, least, _MOST)
         if self.protocol == "published" and self.seeds != 1:
             raise InputError(f"seeds must be 1 in the published protocol, got {self.seeds}")
         if not self.text and self.batch > self.texts:  # the file's own are counted when it is read

@@ -8,6 +8,7 @@ from typing import Literal
 
 from fractalkern.errors import InputError
 from fractalkern.experiments.environment import require_device
+from fractalkern.experiments.settings import require_within
 
 Protocol = Literal["fixed", "published"]
 SubModel = tuple[int, int]  # level, number in the level
@@ -95,12 +96,7 @@ class FractalFormerConfig:
         require_device(self.device)
         least = {"width": 1, "heads": 1, "layers": 1, "levels": 1, "context": 2, "batch": 1,
                  "steps": 1, "every": 1, "texts": 1, "seeds": 1, "group": 1}  # fmt: skip
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                raise InputError(f"{name} must be at least {smallest}, got {getattr(self, name)}")
-        for name, largest in _MOST.items():
-            if getattr(self, name) > largest:
-                raise InputError(f"{name} must be at most {largest:,}, got {getattr(self, name)}")
+        require_within(self, least, _MOST)
         unit = 2**self.levels * self.heads
         if self.width % unit:
             raise InputError(

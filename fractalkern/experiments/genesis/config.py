@@ -8,6 +8,7 @@ from typing import Literal
 from fractalkern.errors import InputError
 from fractalkern.experiments.environment import require_device
 from fractalkern.experiments.genesis.arms import require_arms
+from fractalkern.experiments.settings import require_within
 
 Protocol = Literal["fixed", "published"]
 Size = Literal["quick", "default", "full"]
@@ -94,12 +95,7 @@ class GenesisConfig:
         require_arms(self.arms)
         self._check_rates()
         counts = ("seeds", "steps", "batch", "every", "width", "layers", "heads", "group")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name, largest in _MOST.items():
-            if getattr(self, name) > largest:
-                raise InputError(f"{name} must be at most {largest:,}, got {getattr(self, name)}")
+        require_within(self, dict.fromkeys(counts, 1), _MOST)
         if self.steps > _MOST_STEPS or self.every > self.steps:
             raise InputError(
                 f"steps must be from every = {self.every} to {_MOST_STEPS:,}, got {self.steps}"
