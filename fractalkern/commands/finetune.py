@@ -22,7 +22,7 @@ class Options:
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Run folder; by default runs/finetune-PROTOCOL, with -quick if asked for."""
     quick: tyro.conf.FlagCreatePairsOff[bool] = False
-    """A model and grid for a minute on two cores; other options still override."""
+    """A model and grid for two minutes on two cores; other options still override."""
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE.toml")] = None
     """Settings to start from; other options override them."""
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
