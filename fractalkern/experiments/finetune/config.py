@@ -15,6 +15,9 @@ Protocol = Literal["fixed", "published"]
 # Of the original: its seed, its soft cap, the axes of its parent grid (matrices, head).
 PUBLISHED_SEED, PUBLISHED_CAP = 999, 15.0
 PARENT_WINDOW = (-6.0, math.log10(0.3), -6.0, -1.0)
+# The optimisers of the matrices as people write them.
+OPTIMIZERS = {"muon": "Muon", "adamw": "AdamW", "sgd": "SGD"}
+
 # Where the fixed criterion turns, beyond the parent's axes.
 _WINDOW = (-5.0, 3.0, -5.0, 3.0)
 # The original multiplies its head's rate by (width / 768)^-0.5.

@@ -11,11 +11,11 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from fractalkern.experiments.finetune.config import FinetuneConfig
+from fractalkern.experiments.finetune.config import OPTIMIZERS, FinetuneConfig
 from fractalkern.experiments.finetune.findings import Findings
 from fractalkern.experiments.pictures import STYLE, png
 
-_RED, _GREEN, _BLUE, _PALE = "#b2182b", "#4d9221", "#2166ac", "#f4f1ea"
+_RED, _GREEN = "#b2182b", "#4d9221"
 
 
 def grids(config: FinetuneConfig, found: Findings) -> bytes:
@@ -29,12 +29,9 @@ def grids(config: FinetuneConfig, found: Findings) -> bytes:
         _labels(figure, labels, config, found)
         for axes in (ratio, stable, loss, labels):
             axes.set_xlabel("log10 rate of the head (AdamW)")
-            axes.set_ylabel(f"log10 rate of the matrices ({_NAMES[config.optimizer]})")
+            axes.set_ylabel(f"log10 rate of the matrices ({OPTIMIZERS[config.optimizer]})")
         figure.suptitle(_what(config), fontsize=13)
         return png(figure)
-
-
-_NAMES = {"muon": "Muon", "adamw": "AdamW", "sgd": "SGD"}
 
 
 def _progress(figure: Figure, axes: Axes, config: FinetuneConfig, found: Findings) -> None:

@@ -5,7 +5,7 @@ import math
 import torch
 
 from fractalkern.dimension import DimensionResult
-from fractalkern.experiments.finetune.config import FinetuneConfig
+from fractalkern.experiments.finetune.config import OPTIMIZERS, FinetuneConfig
 from fractalkern.experiments.finetune.corpus import Corpus
 from fractalkern.experiments.finetune.findings import Boundary, Findings
 from fractalkern.experiments.finetune.reference import PUBLISHED
@@ -147,7 +147,6 @@ def _sentence(boundary: Boundary) -> str:
 def _what(config: FinetuneConfig, corpus: Corpus) -> str:
     layers = f"{config.layers} layer{'s' * (config.layers > 1)}"
     of = f"the second half of {config.text}" if config.text else "answers to generated records"
-    optimizer = {"muon": "Muon", "adamw": "AdamW", "sgd": "SGD"}[config.optimizer]
     cap = f"logits within {config.soft_cap:g}" if config.soft_cap else "logits unbounded"
     judged = (
         "A run converged if the mean of its last 20 training losses is below its first, which is "
@@ -164,8 +163,9 @@ def _what(config: FinetuneConfig, corpus: Corpus) -> str:
         f"for {config.pretraining:,} steps, then {config.steps:,} steps of {config.batch} texts "
         f"({of}) for each of {config.resolution} x {config.resolution} pairs of rates and "
         f"{config.seeds} order{'s' * (config.seeds > 1)} of the data. Matrices of the blocks: "
-        f"{optimizer}; head: AdamW; embedding frozen; {config.schedule} schedule behind a warm-up "
-        f"of {config.warmup} step{'s' * (config.warmup > 1)}.{factor} {judged}\n\n"
+        f"{OPTIMIZERS[config.optimizer]}; head: AdamW; embedding frozen; {config.schedule} "
+        f"schedule behind a warm-up of {config.warmup} step{'s' * (config.warmup > 1)}."
+        f"{factor} {judged}\n\n"
         f"Other than the original's (in brackets): {_differences(config, corpus)}."
     )
 
